@@ -1,0 +1,1 @@
+"""Fused weights, GGUF, quantisation, the parity gate."""

@@ -1,0 +1,1 @@
+"""The faces, thin: the command line and the MCP server."""

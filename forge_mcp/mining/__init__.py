@@ -1,0 +1,1 @@
+"""Repository → CodeBlock, with tree-sitter."""

@@ -1,0 +1,1 @@
+"""The skills: one module each, with a request model, a result model and a decorated function."""

@@ -1,0 +1,1 @@
+"""Whether a dataset is good enough to train on."""

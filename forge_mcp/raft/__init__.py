@@ -1,0 +1,1 @@
+"""CodeBlock → RaftExample: facts, questions, reasoning, preferences."""

@@ -1,0 +1,1 @@
+"""Which blocks of a corpus belong to a question."""

@@ -1,0 +1,1 @@
+"""Where models answer: llama.cpp in this process, or Ollama; and which one is active."""

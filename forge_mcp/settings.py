@@ -1,0 +1,252 @@
+"""Settings: defaults.yaml < forge.toml < environment < call.
+
+`load_settings` is the one way in. Every default stands in assets/defaults.yaml, which these
+models only type and bound; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from forge_mcp.errors import InvalidSettings
+
+PROJECT_FILE = "forge.toml"
+Share = Field(ge=0.0, le=1.0)
+
+
+class Section(BaseModel):
+    """One table of the settings; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ProjectSettings(Section):
+    """What `forge-mcp init` writes into a repository."""
+
+    name: str | None
+    include: list[str]
+    exclude: list[str]
+    base: str
+    system_prompt: str | None
+    allow_licenses: list[str]
+
+
+class MiningSettings(Section):
+    """Which blocks of a repository are trained on."""
+
+    min_tokens: int = Field(ge=0)
+    max_tokens: PositiveInt
+    max_file_bytes: PositiveInt
+    require_docstring: bool
+    include_private: bool
+    include_tests: bool
+    workers: int = Field(ge=0)
+
+
+class RaftSettings(Section):
+    """How examples are made from blocks."""
+
+    seed: int
+    examples_per_block: PositiveInt
+    distractors: int = Field(ge=0, le=8)
+    oracle_absent_share: float = Share
+    oracle_absent_mode: Literal["abstain", "memorise"]
+    valid_share: float = Share
+    test_share: float = Share
+    max_document_chars: PositiveInt
+    preferences: bool
+
+
+class QualitySettings(Section):
+    """The quality gate of `validate`."""
+
+    min_quality_score: float = Share
+    min_oracle_relevance: float = Share
+    max_distractor_relevance: float = Share
+    duplicate_threshold: float = Share
+    min_examples: int = Field(ge=1)
+
+
+class RetrievalSettings(Section):
+    """What `query` gives to the model."""
+
+    documents: int = Field(ge=1, le=16)
+
+
+class TrainingSettings(Section):
+    """How a run is trained. Steps are optimiser steps."""
+
+    init_method: Literal["pissa", "lora"]
+    rank: PositiveInt
+    alpha: float = Field(gt=0)
+    target_modules: Literal["all-linear"] | list[str]
+    quantization_bits: Literal[4, 8]
+    quantization_group_size: Literal[32, 64, 128]
+    learning_rate: float = Field(gt=0, le=10)
+    schedule: Literal["cosine", "linear", "constant"]
+    warmup_steps: int = Field(ge=0)
+    weight_decay: float = Field(ge=0)
+    batch_size: PositiveInt
+    epochs: float = Field(gt=0)
+    max_steps: int = Field(ge=0)
+    max_seq_length: int = Field(ge=16)
+    max_grad_norm: float = Field(gt=0)
+    eval_steps: PositiveInt
+    save_steps: PositiveInt
+    valid_examples: PositiveInt
+    early_stopping_patience: int = Field(ge=0)
+    seed: int
+
+
+class JudgingSettings(Section):
+    """The gate between training and deployment."""
+
+    max_examples: PositiveInt
+    perplexity_examples: PositiveInt
+    max_tokens: PositiveInt
+    max_perplexity_ratio: float = Field(gt=0)
+
+
+class ExportingSettings(Section):
+    """What an exported file must hold to; thresholds by quantisation."""
+
+    quantization: Literal["f32", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
+    min_argmax_agreement: dict[str, float]
+    max_mean_kl: dict[str, float]
+    parity_tokens: PositiveInt
+    parity_answers: int = Field(ge=0)
+
+
+class ServingSettings(Section):
+    """Where a model is deployed and how it samples."""
+
+    target: Literal["llamacpp", "ollama"]
+    ollama_host: str
+    temperature: float = Field(ge=0)
+    top_k: PositiveInt
+    top_p: float = Field(gt=0, le=1)
+    num_ctx: PositiveInt
+    num_predict: PositiveInt
+    threads: int = Field(ge=0)
+
+
+class Settings(BaseSettings):
+    """All settings of one call, merged and checked."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", env_prefix="FORGE_", env_nested_delimiter="__", env_ignore_empty=True
+    )
+
+    project: ProjectSettings
+    mining: MiningSettings
+    raft: RaftSettings
+    quality: QualitySettings
+    retrieval: RetrievalSettings
+    training: TrainingSettings
+    judging: JudgingSettings
+    exporting: ExportingSettings
+    serving: ServingSettings
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load_settings` has merged counts, so that its order is the only one."""
+        return (init_settings,)
+
+
+def forge_home() -> Path:
+    """The workspace's folder: FORGE_HOME, or ~/.forge."""
+    return Path(os.environ.get("FORGE_HOME") or "~/.forge").expanduser().resolve()
+
+
+@cache
+def defaults() -> dict[str, Any]:
+    """The parsed assets/defaults.yaml. Callers must not change it."""
+    text = files("forge_mcp").joinpath("assets/defaults.yaml").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded
+
+
+def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """`high` over `low`, section by section and key by key; lists are replaced, not joined."""
+    merged = dict(low)
+    for key, value in high.items():
+        below = merged.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def read_project_file(repository: Path) -> dict[str, Any]:
+    """The repository's forge.toml, or {} where it has none.
+
+    Raises:
+        InvalidSettings: it is no TOML or cannot be read.
+    """
+    path = repository / PROJECT_FILE
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InvalidSettings(
+            f"The project file {path} cannot be read.",
+            cause=str(error),
+            next_step="Correct it, or move it away and run 'forge-mcp init' for a fresh one.",
+        ) from error
+
+
+def load_settings(
+    repository: Path | None = None, call: Mapping[str, Any] | None = None
+) -> Settings:
+    """Merge the four layers and check them.
+
+    Args:
+        repository: folder whose forge.toml counts; None for none.
+        call: nested {section: {key: value}}, the highest layer.
+
+    Raises:
+        InvalidSettings: a key that does not exist or a value out of its bounds, named.
+    """
+    layers = merge(defaults(), read_project_file(repository) if repository else {})
+    try:
+        layers = merge(layers, EnvSettingsSource(Settings)())
+        return Settings.model_validate(merge(layers, call or {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InvalidSettings(
+            f"The setting '{key}' is not valid.",
+            cause=f"{first['msg']} (given: {first.get('input')!r})"[:300],
+            next_step="Correct it in forge.toml, the environment (FORGE_SECTION__KEY) or the call; "
+            "all settings stand in assets/defaults.yaml and docs/configuration.md.",
+        ) from error
+    except ValueError as error:  # an environment variable that is no JSON where JSON is needed
+        raise InvalidSettings(
+            "A FORGE_… environment variable cannot be read.",
+            cause=str(error),
+            next_step="Correct or unset it; nested values are JSON.",
+        ) from error

@@ -1,0 +1,1 @@
+"""PiSSA over a 4-bit residual base, on MLX."""
