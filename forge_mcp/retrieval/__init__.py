@@ -1,1 +1,5 @@
-"""Which blocks of a corpus belong to a question."""
+"""Finding the blocks that a question is about: BM25 over identifiers."""
+
+from forge_mcp.retrieval.bm25 import Retriever, subtokens
+
+__all__ = ["Retriever", "subtokens"]

@@ -14,11 +14,16 @@ DIFFICULTIES: tuple[Difficulty, ...] = ("easy", "medium", "hard")
 
 
 class Fact(Schema):
-    """What an answer states, in a form that can be derived again from the code and compared."""
+    """What an answer states, in a form that can be derived again from the code and compared.
+
+    `subject` says which parameter, constant or callee of the block the value belongs to, where
+    the kind needs it; `value` is the text that a true answer holds.
+    """
 
     kind: str
     block: str
     value: str
+    subject: str = ""
 
 
 class RaftExample(Schema):

@@ -1,1 +1,2 @@
-"""Where models answer: llama.cpp in this process, or Ollama; and which one is active."""
+"""Deployed models: where they run (`llamacpp`, `ollama`), how to talk to one (`chat`), and which
+one is active (`registry`)."""

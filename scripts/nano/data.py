@@ -21,7 +21,13 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = (
+
+def words(text: str) -> list[str]:
+    """The words of a text: a list that reads like prose."""
+    return text.split()
+
+
+PACKAGES = words(
     "numpy scipy pandas scikit-learn sympy networkx torch statsmodels xarray matplotlib "
     "scikit-image dask distributed bokeh nltk astropy joblib "
     "sqlalchemy alembic pymongo redis marshmallow pydantic rdflib "
@@ -30,13 +36,15 @@ PACKAGES = (
     "mypy black jedi parso lark coverage pytest tox virtualenv hatchling setuptools wheel "
     "sphinx mkdocs jinja2 pyyaml ipython traitlets jupyter-server nbconvert textual cryptography "
     "filelock fsspec"
-).split()
+)
 
 # Looked at by demos, tests or benchmarks: a base model that has read them would make every
 # number measured on them worthless.
 NEVER = frozenset(
-    "httpcore httpcore2 httpx httpx2 requests flask django click itsdangerous werkzeug attrs attr "
-    "anyio rich packaging express gin gson six".split()
+    words(
+        "httpcore httpcore2 httpx httpx2 requests flask django click itsdangerous werkzeug attrs attr "
+        "anyio rich packaging express gin gson six"
+    )
 )
 # A sentence of code that gives away a renamed or embedded copy of one of them.
 NEVER_MARKERS = (
@@ -49,23 +57,31 @@ NEVER_MARKERS = (
 
 # Modules of the standard library kept out of training, to measure bits per byte on.
 HELD_OUT = frozenset(
-    "json textwrap heapq statistics shelve bisect calendar cmd colorsys configparser contextlib "
-    "csv dbm difflib fileinput fnmatch fractions functools gettext gzip imaplib ipaddress "
-    "mailbox queue sched".split()
+    words(
+        "json textwrap heapq statistics shelve bisect calendar cmd colorsys configparser contextlib "
+        "csv dbm difflib fileinput fnmatch fractions functools gettext gzip imaplib ipaddress "
+        "mailbox queue sched"
+    )
 )
 
 STDLIB_SKIP = frozenset(
-    "site-packages test tests idlelib lib2to3 ensurepip pydoc_data encodings turtledemo "
-    "config-3.11-x86_64-linux-gnu __pycache__".split()
+    words(
+        "site-packages test tests idlelib lib2to3 ensurepip pydoc_data encodings turtledemo "
+        "__pycache__"
+    )
 )
 PATH_SKIP = frozenset(
-    "test tests testing _vendor vendor vendored _vendored externals extern _external "
-    "__pycache__ array_api_compat typeshed third_party migrations benchmarks asv_bench locale "
-    "locales data".split()
+    words(
+        "test tests testing _vendor vendor vendored _vendored externals extern _external "
+        "__pycache__ array_api_compat typeshed third_party migrations benchmarks asv_bench locale "
+        "locales data"
+    )
 )
 PERMISSIVE = frozenset(
-    "MIT MIT-0 BSD BSD-2-Clause BSD-3-Clause 0BSD Apache-2.0 PSF-2.0 Python-2.0 Zlib CC0-1.0 "
-    "CNRI-Python BSL-1.0".split()
+    words(
+        "MIT MIT-0 BSD BSD-2-Clause BSD-3-Clause 0BSD Apache-2.0 PSF-2.0 Python-2.0 Zlib CC0-1.0 "
+        "CNRI-Python BSL-1.0"
+    )
 ) | {"Apache-2.0 WITH LLVM-exception"}
 CLASSIFIERS = {
     "MIT License": "MIT",
@@ -112,11 +128,15 @@ def license_of(dist: metadata.Distribution) -> str | None:
         fine = all(any(p in PERMISSIVE for p in re.split(r"\s+OR\s+", part)) for part in parts)
         return expression if fine else None
     found = [
-        c.rsplit(" :: ", 1)[-1] for c in meta.get_all("Classifier", []) if c.startswith("License ::")
+        c.rsplit(" :: ", 1)[-1]
+        for c in meta.get_all("Classifier", [])
+        if c.startswith("License ::")
     ]
     found = [name for name in found if name != "OSI Approved"]
     if found:
-        return " AND ".join(CLASSIFIERS[n] for n in found) if set(found) <= set(CLASSIFIERS) else None
+        return (
+            " AND ".join(CLASSIFIERS[n] for n in found) if set(found) <= set(CLASSIFIERS) else None
+        )
     field = (meta.get("License") or "").strip().removesuffix(" License")
     return {"BSD 3-Clause": "BSD-3-Clause", "Apache 2.0": "Apache-2.0"}.get(
         field, field if field in PERMISSIVE else None
@@ -165,7 +185,9 @@ def stdlib() -> tuple[list[Document], list[Document]]:
     held: list[Document] = []
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
-        if set(parts) & STDLIB_SKIP or not wanted(parts) or (text := read(path)) is None:
+        if set(parts) & STDLIB_SKIP or parts[0].startswith("config-") or not wanted(parts):
+            continue
+        if (text := read(path)) is None:
             continue
         document = Document("python", "/".join(parts), text)
         (held if parts[0].removesuffix(".py") in HELD_OUT else train).append(document)

@@ -1,4 +1,4 @@
-"""The forge-nano network: a Llama of 6.9M parameters, in plain PyTorch.
+"""The forge-nano network: a Llama of 6.2M parameters, in plain PyTorch.
 
 Parameter names are those of Hugging Face's ``LlamaForCausalLM``, so ``state_dict()`` is the
 exported file. The output head is the embedding matrix itself (tied).
@@ -57,6 +57,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
         return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
 
 
@@ -73,6 +74,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Mix (batch, time, hidden) along time."""
         batch, time, _ = x.shape
         shape = (batch, time, self.heads, self.head_dim)
         q = rotate(self.q_proj(x).view(shape).transpose(1, 2), cos, sin)
@@ -92,6 +94,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Transform every position alone."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -106,6 +109,7 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Add attention, then the feed-forward layer."""
         x = x + self.self_attn(self.input_layernorm(x), cos, sin)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -126,6 +130,7 @@ class Body(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """From token ids to the last hidden states."""
         x: Tensor = self.embed_tokens(tokens)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
@@ -150,4 +155,5 @@ class Nano(nn.Module):
                 nn.init.normal_(parameter, std=0.02 * scale)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """From token ids to logits."""
         return F.linear(self.model(tokens), self.model.embed_tokens.weight)

@@ -67,6 +67,8 @@ def phrases(count: int, names: list[str], rng: random.Random) -> Iterator[str]:
         a, b, c, d = rng.choices(names, k=4)
         n = rng.randrange(1, 900)
         text = rng.choice(PHRASES)
+        if rng.random() < 0.5:
+            text = text.replace("Question: ", "")
         yield text.format(a=a.lower(), b=b.lower(), c=c.title(), d=d, n=n, m=n + rng.randrange(60))
 
 

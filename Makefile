@@ -1,0 +1,57 @@
+# The commands of AI Forge. `make demo` and `make test` need Python 3.11+, git and make; they
+# install everything else into .venv.
+PYTHON ?= python3
+REPO ?= .
+QUESTION ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: install demo test test-all lint format docs bench references nano clean
+
+install: $(VENV)/.installed  ## The package and the tools of its developers, into .venv
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install  ## The whole line on REPO (this repository by default), then a question
+	$(BIN)/python scripts/demo.py '$(REPO)' $(if $(QUESTION),--question '$(QUESTION)')
+
+test: install lint  ## Unit and integration tests, with coverage
+	$(BIN)/python -m pytest -m 'not e2e' --cov --cov-report=term --cov-report=xml
+
+test-all: install  ## The same and the long ones: wheel in a clean environment, whole lines
+	sh scripts/check_wheel.sh $(BIN)/python
+	$(BIN)/python -m pytest -m 'e2e' --timeout=1500
+
+lint: install  ## Style, types, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python scripts/generate_skills.py --check
+	$(BIN)/python scripts/generate_docs.py --check
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: install  ## Write skills.yaml and the generated pages of docs anew
+	$(BIN)/python scripts/generate_skills.py
+	$(BIN)/python scripts/generate_docs.py
+
+bench: install  ## Every benchmark; see docs/benchmarks.md
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+references:  ## Peers in an environment of their own write the reference outputs that tests read
+	$(PYTHON) -m venv .venv-references
+	.venv-references/bin/python -m pip install --quiet --requirement scripts/references/requirements.txt
+	.venv-references/bin/python scripts/references/write.py tests/fixtures/references
+
+nano:  ## The environment in which forge-nano is pre-trained (scripts/nano)
+	$(PYTHON) -m venv .venv-nano
+	.venv-nano/bin/python -m pip install --quiet --requirement scripts/nano/requirements.txt
+
+clean:
+	rm -rf $(VENV) .venv-references .demo build dist *.egg-info coverage.xml .coverage*

@@ -1,0 +1,182 @@
+"""`forge-mcp`: the skills on the command line, and `serve` for agents.
+
+    forge-mcp <skill> … [--json] [--project NAME] [--set SECTION.KEY=VALUE]
+
+Progress goes to stderr; stdout carries the summary or, with --json, exactly one JSON object: the
+result, or {"error": {code, message, cause, next_step}}. Exit codes: 0 done, 1 failed, 2 bad
+input, 3 a gate said no, 130 cancelled.
+
+Nothing heavy is imported before the signal handlers stand, so that Ctrl-C is answered in one line
+from the first moment on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    import argparse
+
+    from forge_mcp.errors import ForgeError
+    from forge_mcp.pipeline.skill import SkillResult
+
+DONE, FAILED, REFUSED, CANCELLED = 0, 1, 3, 130
+EARLY = {
+    "code": "cancelled",
+    "message": "Cancelled before anything began.",
+    "cause": "it was interrupted",
+    "next_step": "Run it again when you like.",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    cancel = threading.Event()
+    with _signals(cancel):
+        try:
+            return _run(arguments, cancel)
+        except KeyboardInterrupt:  # before the skill began
+            if "--json" in arguments:
+                print(json.dumps({"error": EARLY}), flush=True)
+            _say("Cancelled.")
+            return CANCELLED
+        except BrokenPipeError:  # whoever read stdout (head, less) has left
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return FAILED
+
+
+def _run(arguments: list[str], cancel: threading.Event) -> int:
+    from forge_mcp.errors import face_of
+    from forge_mcp.interfaces.arguments import build_parser
+    from forge_mcp.interfaces.faults import in_words
+    from forge_mcp.pipeline.skill import skills
+    from forge_mcp.settings import forge_home
+
+    try:
+        parsed = build_parser(skills()).parse_args(arguments)
+    except SystemExit as done:  # --help, --version: argparse has printed
+        return int(done.code or 0)
+    except Exception as fault:
+        error = in_words(fault, "forge-mcp", forge_home())
+        _show_error(error, sys.stdout if "--json" in arguments else None)
+        return face_of(error).exit_code
+    if parsed.command == "serve":
+        from forge_mcp.interfaces.mcp.server import serve_stdio
+
+        return serve_stdio()
+    with _own_stdout() as stdout:
+        return _run_skill(parsed, stdout, cancel)
+
+
+def _run_skill(parsed: argparse.Namespace, stdout: TextIO, cancel: threading.Event) -> int:
+    from forge_mcp.errors import face_of
+    from forge_mcp.interfaces.arguments import common_options, request_fields
+    from forge_mcp.interfaces.faults import in_words
+    from forge_mcp.interfaces.terminal import ProgressView, summary
+    from forge_mcp.pipeline.context import make_request, open_context
+    from forge_mcp.pipeline.skill import skills
+    from forge_mcp.settings import forge_home
+
+    skill = skills()[parsed.command]
+    as_json = bool({"json", "before_json"} & vars(parsed).keys())
+    view = ProgressView(sys.stderr, None if as_json else stdout)
+    try:
+        project, overrides = common_options(parsed)
+        request = make_request(skill, request_fields(skill, parsed))
+        request, context = open_context(
+            skill, request, project=project, overrides=overrides, sink=view, cancel=cancel
+        )
+        result = skill.function(request, context)
+    except BrokenPipeError:
+        raise
+    except (Exception, KeyboardInterrupt) as fault:
+        view.close()
+        error = in_words(fault, skill.name, forge_home())
+        _show_error(error, stdout if as_json else None)
+        return face_of(error).exit_code
+    view.close()
+    if as_json:
+        stdout.write(result.model_dump_json(by_alias=True) + "\n")
+    else:
+        stdout.write(summary(skill.name, result, view.streamed) + "\n")
+    stdout.flush()
+    return _verdict(result)
+
+
+def _verdict(result: SkillResult) -> int:
+    """The exit code of a result: a gate that said no is 3, a doctor that found a fault 1."""
+    if getattr(result, "passed", True) is False or getattr(result, "state", "") == "refused":
+        _say("A gate said no; what is deployed was not changed.")
+        return REFUSED
+    return FAILED if getattr(result, "ok", True) is False else DONE
+
+
+def _show_error(error: ForgeError, stdout: TextIO | None) -> None:
+    if stdout is not None:
+        stdout.write(json.dumps({"error": error.as_dict()}) + "\n")
+    from forge_mcp.errors import Cancelled
+    from forge_mcp.interfaces.terminal import describe_error
+
+    if isinstance(error, Cancelled):
+        _say(f"{error.message} {error.next_step}".strip())
+    else:
+        _say(describe_error(error))
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _signals(cancel: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM stop the work once, cleanly; further ones do not disturb the clean-up."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if not cancel.is_set():
+            cancel.set()
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _own_stdout() -> Iterator[TextIO]:
+    """The real stdout for us alone: what libraries print, in C or Python, goes to stderr."""
+    sys.stdout.flush()
+    private = os.dup(1)
+    os.dup2(2, 1)
+    stdout = os.fdopen(private, "w", encoding="utf-8", errors="backslashreplace")
+    try:
+        yield stdout
+    finally:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+        # What C code printed may still lie in its buffer; it must not reach the real stdout.
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(private, 1)
+        with suppress(OSError):
+            stdout.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

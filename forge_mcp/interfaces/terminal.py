@@ -1,0 +1,214 @@
+"""What a person sees: progress while a skill runs (stderr) and a short summary after (stdout)."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from forge_mcp.errors import ForgeError
+from forge_mcp.pipeline.skill import SkillResult
+from forge_mcp.schemas.events import Event
+
+LINE_SECONDS = 10.0  # between progress lines where stderr is no terminal
+MARKS = {"ok": "ok", "warning": "WARN", "error": "FAIL"}
+
+
+class ProgressView:
+    """Shows a skill's events: bars on a terminal, a line now and then elsewhere.
+
+    Streamed text (of `query`) goes to `text`, where one is given.
+    """
+
+    def __init__(self, stream: TextIO, text: TextIO | None) -> None:
+        self.stream = stream
+        self.text = text
+        self.streamed = ""
+        self._bars = stream.isatty()
+        self._bar: Any = None
+        self._stage = ""
+        self._metrics = ""
+        self._last_line = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        if event.kind == "progress" and "text" in event.payload:
+            self._show_text(str(event.payload["text"]))
+        elif event.kind == "progress":
+            self._show_progress(event)
+        elif event.kind == "metric":
+            self._metrics = describe_metrics(event.payload)
+            if self._bar is not None:
+                self._bar.set_postfix_str(self._metrics, refresh=False)
+        elif event.kind == "log":
+            warning = event.payload.get("level") == "warning"
+            self._line(f"{'warning: ' * warning}{event.payload.get('message', '')}")
+        elif "number" in event.payload:
+            self.close()
+            payload = event.payload
+            self._line(f"[{payload['number']}/{payload['of']}] {payload['stage']}")
+
+    def close(self) -> None:
+        """End the current bar and the streamed text."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        self._metrics = ""
+
+    def _show_text(self, chunk: str) -> None:
+        self.streamed += chunk
+        if self.text is not None:
+            self.text.write(chunk)
+            self.text.flush()
+
+    def _show_progress(self, event: Event) -> None:
+        done, total = event.payload["done"], event.payload.get("total")
+        message = event.payload.get("message") or ""
+        if self._bars:
+            self._move_bar(event.stage, done, total, message)
+            return
+        now = time.monotonic()
+        if event.stage != self._stage or now - self._last_line >= LINE_SECONDS or done == total:
+            self._stage, self._last_line = event.stage, now
+            self._line(describe_progress(event.stage, done, total, message, self._metrics))
+
+    def _move_bar(self, stage: str, done: int, total: int | None, message: str) -> None:
+        from tqdm import tqdm
+
+        bar = self._bar
+        if bar is None or self._stage != stage or bar.total != total or done < bar.n:
+            self.close()
+            bar = self._bar = tqdm(
+                total=total, file=self.stream, leave=False, dynamic_ncols=True, mininterval=0.2
+            )
+            self._stage = stage
+        bar.set_description_str(f"{stage}: {message}" if message else stage, refresh=False)
+        bar.update(done - bar.n)
+
+    def _line(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.clear()
+        print(text, file=self.stream, flush=True)
+        if self._bar is not None:
+            self._bar.refresh()
+
+
+def describe_progress(
+    stage: str, done: int, total: int | None, message: str = "", metrics: str = ""
+) -> str:
+    """E.g. 'train 40/600: epoch 1 (loss 1.23, 310 tokens/s)'."""
+    count = f"{done}/{total}" if total is not None else str(done)
+    text = f"{stage} {count}" + (f": {message}" if message else "")
+    return f"{text} ({metrics})" if metrics else text
+
+
+def describe_metrics(payload: Mapping[str, Any]) -> str:
+    """The figures of a metric event that a person watches."""
+    parts = []
+    for name, label in (("loss", "loss"), ("valid_loss", "valid loss")):
+        if isinstance(payload.get(name), int | float):
+            parts.append(f"{label} {payload[name]:.3f}")
+    if isinstance(payload.get("tokens_per_second"), int | float):
+        parts.append(f"{payload['tokens_per_second']:.0f} tokens/s")
+    if isinstance(payload.get("eta_seconds"), int | float):
+        parts.append(f"{describe_seconds(payload['eta_seconds'])} left")
+    return ", ".join(parts)
+
+
+def describe_seconds(seconds: float) -> str:
+    """E.g. '0.4 s', '12 s', '3 min 20 s', '2 h 5 min'."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def describe_error(error: ForgeError) -> str:
+    """An error for a terminal: what, why, what next."""
+    lines = [f"error: {error.message}"]
+    if error.cause:
+        lines.append(f"  cause: {error.cause}")
+    if error.next_step:
+        lines.append(f"  next:  {error.next_step}")
+    return "\n".join(lines)
+
+
+def summary(command: str, result: SkillResult, streamed: str = "") -> str:
+    """A result for a person. `streamed` is what was already shown of it."""
+    fields = result.model_dump(mode="json", by_alias=True)
+    if command == "doctor":
+        return _checks(fields)
+    if command == "query":
+        return _answer(fields, streamed)
+    return "\n".join(_lines(fields, ""))
+
+
+def _lines(fields: Mapping[str, Any], indent: str) -> list[str]:
+    shown = {name: value for name, value in fields.items() if value not in (None, [], {})}
+    width = max((len(name) for name in shown), default=0)
+    lines = []
+    for name, value in shown.items():
+        if isinstance(value, dict) and any(isinstance(v, dict | list) for v in value.values()):
+            lines.append(f"{indent}{name}")
+            lines += _lines(value, indent + "  ")
+        elif isinstance(value, list) and any(isinstance(v, dict) for v in value):
+            lines.append(f"{indent}{name}")
+            lines += [f"{indent}  - {_value('', one)}" for one in value]
+        else:
+            lines.append(f"{indent}{name.ljust(width)}  {_value(name, value)}")
+    return lines
+
+
+def _value(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        pairs = ((key, inner) for key, inner in value.items() if inner not in (None, [], {}))
+        return ", ".join(f"{key} {_value(key, inner)}" for key, inner in pairs)
+    if isinstance(value, list):
+        return ", ".join(_value("", one) for one in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float) and (name == "seconds" or name.endswith("_seconds")):
+        return describe_seconds(value)
+    if isinstance(value, int) and (name == "bytes" or name.endswith("_bytes")):
+        return f"{value / 1e6:.1f} MB"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _answer(fields: Mapping[str, Any], streamed: str) -> str:
+    answer = str(fields.get("answer", ""))
+    # The raw text was streamed; the answer is repeated where it is only a part of that text.
+    lines = [] if streamed.strip() == answer.strip() else [answer]
+    for one in fields.get("citations", ()):
+        lines.append(f"  {one['path']}:{one['start_line']}-{one['end_line']}")
+    told = [
+        f"{name.replace('_', ' ')}: {fields[name]}"
+        for name in ("model", "unverified_quotes")
+        if fields.get(name)
+    ]
+    lines.append(f"({', '.join([*told, describe_seconds(float(fields.get('seconds', 0)))])})")
+    return ("\n\n" if streamed else "") + "\n".join(lines)
+
+
+def _checks(fields: Mapping[str, Any]) -> str:
+    checks = fields["checks"]
+    width = max(len(check["name"]) for check in checks)
+    lines = []
+    for check in checks:
+        lines.append(f"{MARKS[check['state']]:4}  {check['name'].ljust(width)}  {check['detail']}")
+        if check["next_step"]:
+            lines += textwrap.wrap(
+                check["next_step"],
+                width=100,
+                initial_indent=" " * (width + 8),
+                subsequent_indent=" " * (width + 8),
+            )
+    machine = ", ".join(f"{name} {value}" for name, value in fields["machine"].items())
+    verdict = "Everything that is needed works." if fields["ok"] else "Something needs attention."
+    return "\n".join([*lines, "", machine, verdict])

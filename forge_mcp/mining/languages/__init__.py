@@ -1,0 +1,45 @@
+"""The languages that can be mined, by name and by file extension."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import PurePosixPath
+
+from forge_mcp.errors import BadInput
+from forge_mcp.mining.languages.base import Language
+from forge_mcp.mining.languages.go import Go
+from forge_mcp.mining.languages.java import Java
+from forge_mcp.mining.languages.javascript import JavaScript
+from forge_mcp.mining.languages.python import Python
+from forge_mcp.mining.languages.typescript import Tsx, TypeScript
+
+LANGUAGES: dict[str, type[Language]] = {
+    kind.name: kind for kind in (Python, JavaScript, TypeScript, Tsx, Go, Java)
+}
+EXTENSIONS: dict[str, str] = {
+    extension: kind.name for kind in LANGUAGES.values() for extension in kind.extensions
+}
+
+
+@cache
+def language(name: str) -> Language:
+    """A language by its name.
+
+    Raises:
+        BadInput: it is none of `LANGUAGES`.
+    """
+    if name not in LANGUAGES:
+        raise BadInput(
+            f"The language '{name}' cannot be mined.",
+            cause=f"known languages: {', '.join(LANGUAGES)}",
+            next_step="Give one of them.",
+        )
+    return LANGUAGES[name]()
+
+
+def language_of(path: str) -> str | None:
+    """The name of a file's language by its extension, or None."""
+    return EXTENSIONS.get(PurePosixPath(path).suffix.lower())
+
+
+__all__ = ["EXTENSIONS", "LANGUAGES", "Language", "language", "language_of"]

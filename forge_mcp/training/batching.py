@@ -1,0 +1,195 @@
+"""Chat rows to token sequences, their order, and the loss on answers.
+
+Each example of a batch is its own sequence: no padding, no wasted step of attention. Logits are
+computed at the answer's positions only, so the head never sees the documents.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic import ValidationError
+
+from forge_mcp import machine
+from forge_mcp.errors import BadInput, CorruptArtifact, UnsupportedModel
+from forge_mcp.schemas.raft_examples import ChatRow
+
+
+@dataclass(frozen=True)
+class Example:
+    """One tokenised chat.
+
+    tokens: the chat up to and with the answer's end token; start: index of the answer's first
+    token. The tokens from `start` on are learnt, those before are only read.
+    """
+
+    tokens: list[int]
+    start: int
+
+    @property
+    def answer_tokens(self) -> int:
+        """Number of tokens that are learnt."""
+        return len(self.tokens) - self.start
+
+
+class Tokenised(NamedTuple):
+    """Examples that fit, and how many were left out because they are longer than allowed."""
+
+    examples: list[Example]
+    too_long: int
+
+
+def read_rows(path: Path) -> Iterator[ChatRow]:
+    """The rows of a train/valid/test.jsonl.
+
+    Raises:
+        CorruptArtifact: a row that is no chat; file and line are named.
+    """
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = ChatRow.model_validate(json.loads(line))
+                if len(row.messages) < 2 or row.messages[-1].role != "assistant":
+                    raise ValueError("the last message must be the assistant's")
+            except (ValueError, ValidationError) as error:
+                raise CorruptArtifact(
+                    f"{path.name}, line {number}: this is no training row.",
+                    cause=str(error).splitlines()[0],
+                    next_step="Make the dataset again: 'forge-mcp synthesize'.",
+                ) from error
+            yield row
+
+
+def tokenise(rows: Iterable[ChatRow], tokenizer: Any, max_length: int) -> Tokenised:
+    """Render rows with the tokenizer's chat template.
+
+    Prompt and answer are tokenised apart and joined: at inference, too, the prompt is tokenised
+    without the answer.
+
+    Args:
+        tokenizer: an mlx-lm TokenizerWrapper.
+        max_length: tokens; longer examples are counted and left out, never cut.
+
+    Raises:
+        UnsupportedModel: no chat template, or one that does not end answers with an end token.
+    """
+    if not tokenizer.has_chat_template:
+        raise UnsupportedModel(
+            "The base model's tokenizer has no chat template.",
+            next_step="Choose an instruction-tuned base, or one with a chat template.",
+        )
+    found = [encode_row(row, tokenizer) for row in rows]
+    kept = [example for example in found if len(example.tokens) <= max_length]
+    return Tokenised(kept, len(found) - len(kept))
+
+
+def encode_row(row: ChatRow, tokenizer: Any) -> Example:
+    """One row as tokens; see `tokenise`."""
+    messages = [message.model_dump() for message in row.messages]
+    prompt = tokenizer.apply_chat_template(
+        messages[:-1], tokenize=False, add_generation_prompt=True
+    )
+    whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    if not whole.startswith(prompt):
+        raise UnsupportedModel(
+            "The base model's chat template writes a prompt differently once it is answered.",
+            next_step="Choose another base, or correct its chat template.",
+        )
+    head = tokenizer.encode(prompt, add_special_tokens=False)
+    answer = tokenizer.encode(whole[len(prompt) :], add_special_tokens=False)
+    ends = [at for at, token in enumerate(answer) if token in tokenizer.eos_token_ids]
+    if not ends:
+        raise UnsupportedModel(
+            "The base model's chat template does not end an answer with an end token.",
+            cause=f"end tokens: {sorted(tokenizer.eos_token_ids)}",
+            next_step="Choose an instruction-tuned base: a model trained on this would never stop.",
+        )
+    return Example(head + answer[: ends[-1] + 1], len(head))
+
+
+def batches(
+    count: int, batch_size: int, seed: int, first_step: int = 0
+) -> Iterator[list[int]]:
+    """Endless batches of indices, shuffled anew each epoch.
+
+    The order is a function of seed and epoch alone, so `first_step` enters it anywhere: this is
+    all the state that a resumed run needs. The last batch of an epoch may be smaller.
+    """
+    per_epoch = steps_per_epoch(count, batch_size)
+    step = first_step
+    while True:
+        epoch, at = divmod(step, per_epoch)
+        order = np.random.default_rng([seed, epoch]).permutation(count)
+        for begin in range(at * batch_size, count, batch_size):
+            yield [int(index) for index in order[begin : begin + batch_size]]
+            step += 1
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Optimiser steps in which every example is seen once."""
+    return -(-count // batch_size)
+
+
+def check_not_empty(kept: Tokenised, max_length: int) -> None:
+    """Raises:
+    BadInput: no example fits.
+    """
+    if not kept.examples:
+        raise BadInput(
+            "There is nothing to train on.",
+            cause=f"all {kept.too_long} examples are longer than {max_length} tokens"
+            if kept.too_long
+            else "train.jsonl is empty",
+            next_step="Raise training.max_seq_length, or make a dataset with shorter documents."
+            if kept.too_long
+            else "Make a dataset with more examples.",
+        )
+
+
+def answer_logits(model: Any, example: Example) -> Any:
+    """Logits (answer tokens, vocabulary) that predict each token of the answer, in float32."""
+    mx = machine.mlx()
+    inputs = mx.array(example.tokens[:-1])[None]
+    hidden = model.model(inputs)[0, example.start - 1 :]
+    tied = model.args.tie_word_embeddings
+    logits = model.model.embed_tokens.as_linear(hidden) if tied else model.lm_head(hidden)
+    return logits.astype(mx.float32)
+
+
+def answer_loss(model: Any, example: Example) -> Any:
+    """Summed cross-entropy (nats, scalar) over the answer's tokens, its end token included."""
+    mx = machine.mlx()
+    targets = mx.array(example.tokens[example.start :])
+    logits = answer_logits(model, example)
+    picked = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+    return (mx.logsumexp(logits, axis=-1) - picked).sum()
+
+
+class Evaluation(NamedTuple):
+    """Over all answer tokens: mean loss in nats, share predicted rightly, number of tokens."""
+
+    loss: float
+    accuracy: float
+    tokens: int
+
+
+def evaluate(model: Any, examples: Sequence[Example]) -> Evaluation:
+    """Loss and accuracy on examples, weighted by tokens."""
+    mx = machine.mlx()
+    loss, right, tokens = 0.0, 0, 0
+    for example in examples:
+        targets = mx.array(example.tokens[example.start :])
+        logits = answer_logits(model, example)
+        picked = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+        summed = (mx.logsumexp(logits, axis=-1) - picked).sum()
+        hits = (logits.argmax(axis=-1) == targets).sum()
+        mx.eval(summed, hits)
+        loss += summed.item()
+        right += hits.item()
+        tokens += example.answer_tokens
+    return Evaluation(loss / max(tokens, 1), right / max(tokens, 1), tokens)

@@ -1,0 +1,100 @@
+"""`make demo`: the whole line on one repository, then questions to the deployed model.
+
+    python scripts/demo.py [REPO] [--question TEXT] [--home DIR] [--max-steps N]
+
+Everything is done through the `forge-mcp` command, as a user would. Without --question it asks
+three that the model has not seen: they come from the dataset's held-out files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+FORGE = str(Path(sys.executable).with_name("forge-mcp"))
+# Sized so that two cores need a few minutes; a real project trains for whole epochs.
+DEMO_STEPS = 120
+
+
+def forge(*arguments: str) -> dict[str, Any]:
+    """Run a forge-mcp command; its progress goes to the terminal. Exits where it fails."""
+    print(f"\n$ forge-mcp {' '.join(arguments)}", flush=True)
+    done = subprocess.run([FORGE, *arguments, "--json"], stdout=subprocess.PIPE, check=False)
+    result: dict[str, Any] = json.loads(done.stdout or b"{}")
+    if done.returncode not in (0, 3):
+        print(json.dumps(result, indent=2))
+        sys.exit(done.returncode)
+    return result
+
+
+def held_out_questions(dataset: Path, count: int) -> list[str]:
+    """Questions of the test split whose answer is in the repository, one of a kind of fact."""
+    kinds: dict[str, str] = {}
+    with (dataset / "examples.jsonl").open(encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            if row["split"] == "test" and not row["oracle_absent"]:
+                kinds.setdefault(row["fact"]["kind"], row["question"])
+    preferred = ["raises", "default", "signature", "returns", "calls", "purpose", "location"]
+    ranked = sorted(kinds, key=lambda k: preferred.index(k) if k in preferred else len(preferred))
+    return [kinds[kind] for kind in ranked[:count]]
+
+
+def main() -> int:
+    """Run the demo; returns the process's exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("repo", nargs="?", default=".")
+    parser.add_argument("--question", action="append", help="ask this instead; repeatable")
+    parser.add_argument("--home", default=".demo", help="workspace of the demo")
+    parser.add_argument("--max-steps", type=int, default=DEMO_STEPS)
+    options = parser.parse_args()
+
+    os.environ["FORGE_HOME"] = str(Path(options.home).resolve())
+    started = time.monotonic()
+    line = forge("retrain", options.repo, "--max-steps", str(options.max_steps))
+    if line["state"] != "succeeded":
+        print("A gate said no; nothing was deployed:")
+        for reason in line["reasons"]:
+            print(f"  - {reason}")
+        return 3
+    trained = time.monotonic() - started
+
+    questions = options.question or held_out_questions(Path(line["synthesize"]["path"]), 3)
+    for question in questions:
+        answer = forge("query", question, "--model", line["deploy"]["model"])
+        print(f"\nQ: {question}\nA: {answer['answer']}")
+        for cited in answer["citations"]:
+            print(f"   cited: {cited['path']}:{cited['start_line']}-{cited['end_line']}")
+        print(f"   ({answer['model']}, {answer['seconds']:.1f} s)")
+
+    judged = line["evaluate"]
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    peak_bytes = peak if sys.platform == "darwin" else peak * 1024
+    print("\nWhat was done")
+    for stage in ("extract", "synthesize", "validate", "train", "evaluate", "export", "deploy"):
+        seconds = line[stage].get("seconds")
+        print(f"  {stage:<11}{'' if seconds is None else f'{seconds:7.1f} s'}")
+    print(f"  whole line {trained:7.1f} s, largest process {peak_bytes / 2**30:.2f} GiB")
+    print(f"  blocks {line['extract']['blocks']}, examples {line['synthesize']['examples']}")
+    for name in ("perplexity", "answer_accuracy"):
+        base, tuned = judged["base"][name], judged["tuned"][name]
+        print(f"  {name} on held-out examples: base {number(base)} → tuned {number(tuned)}")
+    print(f"  report: {Path(judged['path']) / 'report.md'}")
+    return 0
+
+
+def number(metric: Any) -> str:
+    """A figure of a report, with its interval where it has one."""
+    if isinstance(metric, dict):
+        return f"{metric['value']:.3g} [{metric['low']:.3g}, {metric['high']:.3g}]"
+    return f"{metric:.3g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Reference outputs of other people's implementations, small enough to keep beside the tests.
+
+    make references        # or: python scripts/references/write.py tests/fixtures/references
+
+Writes, with the versions that made them in versions.json:
+
+    pissa.npz     PEFT's PiSSA of one random matrix: weight, A, B, residual (rank 8, alpha 16)
+    llama/        a tiny random Llama (grouped-query attention, tied embeddings) in Hugging Face
+                  format, and reference.npz: token ids, logits of transformers in float32, labels
+                  with the prompt masked (-100), and the loss that transformers computes from them
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import peft
+import torch
+import transformers
+from peft import LoraConfig
+from peft.tuners.lora import Linear
+from transformers import LlamaConfig, LlamaForCausalLM
+
+SEED = 17
+
+
+def write_pissa(folder: Path) -> None:
+    """PEFT's factors and residual of a random 64 x 96 matrix."""
+    torch.manual_seed(SEED)
+    layer = torch.nn.Linear(96, 64, bias=False)
+    weight = layer.weight.detach().clone()
+    config = LoraConfig(r=8, lora_alpha=16, init_lora_weights="pissa")
+    adapted = Linear(
+        layer,
+        adapter_name="default",
+        r=8,
+        lora_alpha=16,
+        config=config,
+        init_lora_weights="pissa",
+    )
+    np.savez_compressed(
+        folder / "pissa.npz",
+        weight=weight.numpy(),
+        a=adapted.lora_A["default"].weight.detach().numpy(),
+        b=adapted.lora_B["default"].weight.detach().numpy(),
+        residual=adapted.base_layer.weight.detach().numpy(),
+    )
+
+
+def write_llama(folder: Path) -> None:
+    """A tiny Llama, its logits, and its loss over labels whose first half is masked."""
+    torch.manual_seed(SEED)
+    config = LlamaConfig(
+        vocab_size=128,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    model = LlamaForCausalLM(config).eval()
+    ids = torch.randint(0, 128, (1, 48))
+    labels = ids.clone()
+    labels[:, :24] = -100
+    with torch.no_grad():
+        out = model(ids, labels=labels)
+    model.save_pretrained(folder / "llama")
+    np.savez_compressed(
+        folder / "llama" / "reference.npz",
+        ids=ids[0].numpy(),
+        labels=labels[0].numpy(),
+        logits=out.logits[0].numpy(),
+        loss=np.float64(out.loss.item()),
+    )
+
+
+def main(target: str) -> None:
+    """Write every reference into `target`."""
+    folder = Path(target)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_pissa(folder)
+    write_llama(folder)
+    versions = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "numpy": np.__version__,
+    }
+    (folder / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
