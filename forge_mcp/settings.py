@@ -120,6 +120,7 @@ class JudgingSettings(Section):
     perplexity_examples: PositiveInt
     max_tokens: PositiveInt
     max_perplexity_ratio: float = Field(gt=0)
+    seed: int
 
 
 class ExportingSettings(Section):

@@ -98,8 +98,6 @@ def _run_skill(parsed: argparse.Namespace, stdout: TextIO, cancel: threading.Eve
             skill, request, project=project, overrides=overrides, sink=view, cancel=cancel
         )
         result = skill.function(request, context)
-    except BrokenPipeError:
-        raise
     except (Exception, KeyboardInterrupt) as fault:
         view.close()
         error = in_words(fault, skill.name, forge_home())

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from forge_mcp.errors import ForgeError
+from forge_mcp.errors import Cancelled, ForgeError
 from forge_mcp.pipeline.skill import SkillResult
 from forge_mcp.schemas.events import Event
 
@@ -59,8 +59,13 @@ class ProgressView:
     def _show_text(self, chunk: str) -> None:
         self.streamed += chunk
         if self.text is not None:
-            self.text.write(chunk)
-            self.text.flush()
+            try:
+                self.text.write(chunk)
+                self.text.flush()
+            except BrokenPipeError as left:
+                raise Cancelled(
+                    "Cancelled: whoever read the answer has left.", cause="stdout was closed"
+                ) from left
 
     def _show_progress(self, event: Event) -> None:
         done, total = event.payload["done"], event.payload.get("total")

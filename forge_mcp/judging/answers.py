@@ -2,12 +2,13 @@
 
 Answers are generated greedily. Everything scored is mechanical and can be checked by hand:
 
-- **right**: the final answer equals the expected one after `normalise`.
+- **right**: the final answer equals the expected one after `normalise`; where it lists code items
+  whose order says nothing (`UNORDERED_KINDS`), in any order.
 - **verified quote**: a citation that is, byte for byte, part of a document given (`find_quote`).
 - **claim**: a citation, or an identifier between back-ticks. A citation is supported when it is
   verified; an identifier when it stands as a word in the user's turn (documents or question), or
-  is a literal such as None. Unsupported claims over all claims is the hallucination rate, as
-  RAGAS' faithfulness (arXiv 2309.15217, section 3) turned round. Claims in other words are not seen.
+  is a literal such as None. Unsupported claims over all claims is the hallucination rate: RAGAS'
+  faithfulness (arXiv 2309.15217, section 3) turned round. Claims in other words are not seen.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from forge_mcp.schemas.prompt import ABSTAIN_ANSWER, find_quote, parse_answer
 from forge_mcp.training.batching import Example
 
 BATCH = 16  # prompts that are answered together
+UNORDERED_KINDS = frozenset({"raises", "calls", "methods", "imports", "returns", "callee_raises"})
 LITERALS = frozenset({"None", "True", "False", "null", "undefined", "nil", "true", "false"})
 
 _SPAN = re.compile(r"`([^`\n]+)`")
@@ -54,6 +56,23 @@ def normalise(answer: str) -> str:
     return " ".join(text.split()).rstrip(".").rstrip()
 
 
+def same_answer(kind: str, given: str, expected: str) -> bool:
+    """Whether a final answer says what is expected of this kind of fact."""
+    if normalise(given) == normalise(expected):
+        return True
+    if kind not in UNORDERED_KINDS:
+        return False
+    # Around the items nothing may stand but what joins them.
+    (items, around), (wanted, frame) = map(_take_apart, (given, expected))
+    return items == wanted and bool(items) and around == frame
+
+
+def _take_apart(answer: str) -> tuple[list[str], str]:
+    """The items between back-ticks, sorted, and the text around them without commas and blanks."""
+    items = sorted(" ".join(span.split()) for span in _SPAN.findall(answer))
+    return items, normalise(_SPAN.sub("", answer).replace(",", "")).replace(" ", "")
+
+
 def score_answer(case: Case, text: str, stopped: bool) -> ScoredAnswer:
     """Compare what a model wrote with the reference and the documents of a case."""
     parsed = parse_answer(text)
@@ -64,7 +83,8 @@ def score_answer(case: Case, text: str, stopped: bool) -> ScoredAnswer:
     return ScoredAnswer(
         text=text,
         final_answer=parsed.final_answer,
-        right=parsed.complete and final == normalise(case.example.final_answer),
+        right=parsed.complete
+        and same_answer(case.example.fact.kind, parsed.final_answer, case.example.final_answer),
         abstained=final == normalise(ABSTAIN_ANSWER),
         stopped=stopped,
         quotes=len(parsed.quotes),

@@ -18,12 +18,14 @@ from forge_mcp.workspace import Artifact
 class Case:
     """One held-out question: the example, its chat as the model is trained on such, and documents.
 
-    `documents` are the blocks that stand in the prompt: without the oracle where it was taken away.
+    `documents` are the blocks that stand in the prompt, `oracles` those that hold the answer; where
+    the oracle was taken away it is no document.
     """
 
     example: RaftExample
     row: ChatRow
     documents: tuple[CodeBlock, ...]
+    oracles: tuple[CodeBlock, ...]
 
     @property
     def prompt(self) -> str:
@@ -70,10 +72,20 @@ def held_out(dataset: Artifact, split: Split = "test") -> list[Case]:
         )
     cases = []
     for example, row in zip(examples, rows, strict=True):
-        named = [blocks[id] for id in (*example.oracle_ids, *example.distractor_ids)]
+        oracles = tuple(blocks[id] for id in example.oracle_ids)
+        named = (*oracles, *(blocks[id] for id in example.distractor_ids))
         shown = tuple(b for b in named if render_document(b) in row.messages[-2].content)
-        cases.append(Case(example, row, shown))
+        cases.append(Case(example, row, shown, oracles))
     return cases
+
+
+def learnt_from(dataset: Artifact) -> set[str]:
+    """Content hashes of the blocks that the training split of a dataset asks about."""
+    asked: set[str] = set()
+    for example in map(RaftExample.model_validate, dataset.rows("examples.jsonl")):
+        if example.split == "train":
+            asked.update(example.oracle_ids)
+    return {row["content_hash"] for row in dataset.rows("documents.jsonl") if row["id"] in asked}
 
 
 def sample(cases: Sequence[Case], n: int, seed: int) -> list[Case]:

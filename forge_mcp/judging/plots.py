@@ -1,10 +1,9 @@
-"""The two pictures of a report: how training went, and how the models compare."""
+"""The picture in which a report compares its models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from forge_mcp.schemas.base import Metric
 
@@ -18,34 +17,19 @@ SHARES = (
     ("hallucination_rate", "hallucination rate ↓"),
     ("stopped_at_eos", "stopped by itself ↑"),
 )
-Curve = Sequence[tuple[int, float]]
-
-
-def loss_curve(path: Path, train: Curve, valid: Curve) -> None:
-    """Training and validation loss by optimiser step, as PNG; each a list of (step, nats a token)."""
-    figure, axes = _figure((7.0, 3.8), 1)
-    axis = axes[0]
-    axis.plot(*_columns(train), color=COLOURS["base"], linewidth=1.0, label="training (batch)")
-    if valid:
-        axis.plot(
-            *_columns(valid),
-            color=COLOURS["tuned"],
-            linewidth=1.8,
-            marker="o",
-            markersize=4,
-            label="validation",
-        )
-    axis.set_xlabel("optimiser step")
-    axis.set_ylabel("loss (nats per answer token)")
-    axis.set_title("Loss while training", loc="left")
-    axis.legend(frameon=False)
-    axis.set_ylim(bottom=0)
-    _save(figure, path)
 
 
 def metric_comparison(path: Path, metrics: Mapping[str, Sequence[Metric]]) -> None:
     """Perplexity and all shares of each contestant with 95% intervals, as PNG."""
-    figure, (left, right) = _figure((10.5, 4.6), 2, width_ratios=[1, 2.4])
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # Without pyplot: no display is needed, and its global state stays alone.
+    figure = Figure(figsize=(10.5, 4.6), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, width_ratios=[1, 2.4])
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
     named = {role: {m.name: m for m in measured} for role, measured in metrics.items()}
 
     roles = [role for role in named if "perplexity" in named[role]]
@@ -93,33 +77,9 @@ def metric_comparison(path: Path, metrics: Mapping[str, Sequence[Metric]]) -> No
     figure.legend(
         *right.get_legend_handles_labels(), frameon=False, loc="upper right", ncols=len(named)
     )
-    _save(figure, path)
+    # Without its metadata the same numbers give the same bytes.
+    figure.savefig(path, metadata={"Software": None})
 
 
 def _errors(metric: Metric) -> list[list[float]]:
     return [[metric.value - metric.low], [metric.high - metric.value]]
-
-
-def _columns(curve: Curve) -> tuple[list[int], list[float]]:
-    return [step for step, _ in curve], [loss for _, loss in curve]
-
-
-def _figure(
-    size: tuple[float, float], columns: int, width_ratios: list[float] | None = None
-) -> tuple[Any, list[Any]]:
-    """A figure that needs no display and leaves pyplot's global state alone."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(1, columns, width_ratios=width_ratios)
-    axes = [figure.add_subplot(grid[0, column]) for column in range(columns)]
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _save(figure: Any, path: Path) -> None:
-    # Without its metadata the same numbers give the same bytes.
-    figure.savefig(path, metadata={"Software": None})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import zip_longest
 
-from forge_mcp.raft.splits import draw
+from forge_mcp.raft.splits import draw, shuffled
 from forge_mcp.retrieval import Retriever, subtokens
 from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.schemas.raft_examples import RaftExample
@@ -55,19 +55,18 @@ class Pool:
 
     def candidates(self, block: CodeBlock, seed: int) -> Iterator[CodeBlock]:
         """Hard documents first: same name, then siblings and retrieval hits by turns."""
-        rng = random.Random(draw(seed, "distractors", block.id))
-        named = self._by_name[block.name]
-        yield from rng.sample(named, len(named))
+        yield from shuffled(self._by_name[block.name], seed, "named", block.id)
         near = self._retrieved(block)
         siblings = self._by_parent[(block.path, block.parent)] if block.parent else []
-        siblings = siblings or self._by_path[block.path]
-        siblings = rng.sample(siblings, min(len(siblings), RETRIEVED))
-        for pair in zip(near, siblings, strict=False):
-            yield from pair
-        shorter = min(len(near), len(siblings))
-        yield from near[shorter:]
-        yield from siblings[shorter:]
-        yield from rng.sample(self.blocks, min(len(self.blocks), RETRIEVED))
+        siblings = siblings if len(siblings) > 1 else self._by_path[block.path]
+        siblings = shuffled(siblings, seed, "siblings", block.id)[:RETRIEVED]
+        for one, other in zip_longest(near, siblings):
+            if one is not None:
+                yield one
+            if other is not None:
+                yield other
+        for number in range(RETRIEVED):
+            yield self.blocks[draw(seed, "any", block.id, number) % len(self.blocks)]
 
     def _retrieved(self, block: CodeBlock) -> list[CodeBlock]:
         if block.id not in self._near:
@@ -105,7 +104,9 @@ def retrieve_oracle_and_distractors(
         if len(candidate.source_code) > room or any(overlap(candidate, t) for t in taken):
             continue
         if any(
-            candidate.id == o.id or overlap(candidate, o) or similarity(candidate, o) > MAX_SIMILARITY
+            candidate.id == o.id
+            or overlap(candidate, o)
+            or similarity(candidate, o) > MAX_SIMILARITY
             for o in oracles
         ):
             continue
@@ -116,9 +117,7 @@ def retrieve_oracle_and_distractors(
     return list(oracles), taken
 
 
-def example_documents(
-    example: RaftExample, documents: Mapping[str, CodeBlock]
-) -> list[CodeBlock]:
+def example_documents(example: RaftExample, documents: Mapping[str, CodeBlock]) -> list[CodeBlock]:
     """The documents of an example in the order in which its prompt shows them.
 
     The order is drawn from the example's id, so every reader of a dataset sees the same prompt.
@@ -129,5 +128,4 @@ def example_documents(
     """
     shown = [] if example.oracle_absent else list(example.oracle_ids)
     shown += example.distractor_ids
-    random.Random(draw("order", example.id)).shuffle(shown)
-    return [documents[block_id] for block_id in shown]
+    return [documents[block_id] for block_id in shuffled(shown, "order", example.id)]

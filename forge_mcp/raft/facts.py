@@ -105,12 +105,14 @@ def first_sentence(docstring: str) -> str:
 
 
 def exception_name(raised: str) -> str:
-    """'ValueError' of 'ValueError("no")' or 'raise ValueError'; '' for a re-raised variable."""
+    """'ValueError' of 'ValueError("no")' or 'raise ValueError'; '' for what is no type's name."""
     match = re.match(r"(?:raise\s+|throw\s+)?(?:new\s+)?([A-Za-z_][\w.]*)", raised.strip())
     if match is None:
         return ""
     name = match.group(1)
-    return name if re.match(r"_*[A-Z]", name.rsplit(".", 1)[-1]) else ""
+    last = name.rsplit(".", 1)[-1]
+    named = re.match(r"_*[A-Z]", last) or last.endswith(("error", "timeout", "Error"))
+    return name if named else ""
 
 
 # -- one function a kind: (subject, items) pairs ----------------------------------------------
@@ -204,7 +206,8 @@ def _returns(block: CodeBlock) -> Derived:
 
 def _calls(block: CodeBlock) -> Derived:
     if block.block_type in ("function", "method"):
-        texts = _unique(_texts(block, "calls"))
+        raised = set(_texts(block, "raises"))  # raising an exception is not called a call
+        texts = tuple(text for text in _unique(_texts(block, "calls")) if text not in raised)
         if all(re.fullmatch(r"[\w$]+(?:\.[\w$]+)*", text) for text in texts):
             yield "", texts
 

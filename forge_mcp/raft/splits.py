@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import TypeVar
 
 from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.schemas.raft_examples import Split
 
+Item = TypeVar("Item")
 MIN_FILES = 3  # with fewer files everything is trained on
 
 
@@ -16,6 +18,12 @@ def draw(*parts: object) -> int:
     """A 64-bit number that depends on nothing but `parts`; the same on every machine."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def shuffled(items: Sequence[Item], *seed: object) -> list[Item]:
+    """The items in an order that depends on nothing but `seed` and their number."""
+    order = sorted(range(len(items)), key=lambda place: draw(*seed, place))
+    return [items[place] for place in order]
 
 
 def assign_splits(

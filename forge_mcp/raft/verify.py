@@ -12,7 +12,14 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from forge_mcp.raft.facts import RECEIVERS, derive_kind, first_sentence, location, value_items
+from forge_mcp.raft.facts import (
+    RECEIVERS,
+    derive_kind,
+    exception_name,
+    first_sentence,
+    location,
+    value_items,
+)
 from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.schemas.raft_examples import Fact
 
@@ -34,9 +41,7 @@ def check(fact: Fact, oracles: Sequence[CodeBlock]) -> bool:
 
 def _check_location(fact: Fact, block: CodeBlock) -> bool:
     lines = block.source_code.rstrip("\n").count("\n") + 1
-    return (
-        fact.value == f"`{location(block)}`" and block.end_line - block.start_line + 1 == lines
-    )
+    return fact.value == f"`{location(block)}`" and block.end_line - block.start_line + 1 == lines
 
 
 def _check_related(fact: Fact, block: CodeBlock, other: CodeBlock) -> bool:
@@ -94,7 +99,9 @@ def parse_block(source: str) -> ast.Module | None:
     few indentations of the first line are tried inside an `if`.
     """
     tries = [source]
-    for width in dict.fromkeys([" ", *re.findall(r"^([ \t]+)(?:async |def |class |@)", source, re.M)]):
+    for width in dict.fromkeys(
+        [" ", *re.findall(r"^([ \t]+)(?:async |def |class |@)", source, re.M)]
+    ):
         tries.append(f"if 1:\n{width}{source}")
     for text in tries:
         try:
@@ -202,13 +209,15 @@ def _own(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _raised(nodes: Sequence[ast.AST]) -> list[str]:
+    """Names of raised types. "?" stands for a raise of something else than a caught exception."""
+    caught = {n.name for n in nodes if isinstance(n, ast.ExceptHandler) and n.name}
     found = set()
     for node in nodes:
         if isinstance(node, ast.Raise) and node.exc is not None:
             raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
-            name = ast.unparse(raised)
-            if re.fullmatch(r"(?:\w+\.)*_*[A-Z]\w*", name):
-                found.add(name)
+            text = ast.unparse(raised)
+            if text not in caught:
+                found.add(text if exception_name(text) == text else "?")
     return sorted(found)
 
 
@@ -217,7 +226,9 @@ def _returned(nodes: Sequence[ast.AST]) -> list[str]:
 
 
 def _called(nodes: Sequence[ast.AST]) -> list[str]:
-    return sorted({ast.unparse(n.func) for n in nodes if isinstance(n, ast.Call)})
+    raised = {id(n.exc) for n in nodes if isinstance(n, ast.Raise)}
+    calls = [n for n in nodes if isinstance(n, ast.Call) and id(n) not in raised]
+    return sorted({ast.unparse(n.func) for n in calls})
 
 
 def _guard(node: Function, raised: str) -> list[str] | None:
@@ -296,12 +307,44 @@ def _check_text(fact: Fact, block: CodeBlock) -> bool:
         "constant": rf"{subject}[^=]*=\W*{{item}}",
     }
     form = forms.get(fact.kind)
-    if form is None:
+    items = [_squeeze(item) for item in value_items(fact)]
+    if form is None or not all(
+        re.search(form.replace("{item}", re.escape(item)), source) for item in items
+    ):
         return False
-    return all(
-        re.search(form.replace("{item}", re.escape(_squeeze(item))), source)
-        for item in value_items(fact)
-    )
+    return fact.kind not in _COMPLETE or _COMPLETE[fact.kind](items, block)
+
+
+def _all_throws(items: Sequence[str], block: CodeBlock) -> bool:
+    thrown = re.findall(r"\b(?:throw\s+(?:new\s+)?|panic\s*\()\s*([\w.$]*)", _code(block))
+    return bool(thrown) and set(thrown) == set(items)
+
+
+def _all_returns(items: Sequence[str], block: CodeBlock) -> bool:
+    returned = re.findall(r"\breturn\b[ \t]*([^;\n}]+)", _code(block))
+    return all(any(item.startswith(_squeeze(text)) for item in items) for text in returned)
+
+
+def _all_calls(items: Sequence[str], block: CodeBlock) -> bool:
+    code = _code(block)
+    words = set(re.findall(r"([\w$]+(?:\s*\.\s*[\w$]+)*)\s*\(", code))
+    thrown = re.findall(r"\bthrow\s+new\s+([\w.$]+)", code)
+    called = {_squeeze(word.removeprefix("new ")) for word in words} - _NOT_CALLS
+    called -= {block.name, *thrown}
+    chained = re.search(r"[)\]]\s*(?:\.\s*[\w$]+\s*)*\(", code.split("{", 1)[-1])
+    return not chained and called == set(items)
+
+
+_NOT_CALLS = frozenset(
+    "if for while switch catch return function func typeof new await super synchronized".split()
+)
+# Lists must also be complete: nothing of the kind may stand in the source and not in the answer.
+_COMPLETE = {"raises": _all_throws, "returns": _all_returns, "calls": _all_calls}
+
+
+def _code(block: CodeBlock) -> str:
+    """Source without comments; a `//` inside a string ends it early, which only loses a fact."""
+    return re.sub(r"/\*.*?\*/|//[^\n]*", " ", block.source_code, flags=re.DOTALL)
 
 
 def _squeeze(code: str) -> str:

@@ -26,9 +26,7 @@ _MENTION = re.compile(r"`([^`\s]+)`|([\w./-]*\w)")
 
 def subtokens(text: str) -> list[str]:
     """Lower-cased parts of identifiers: 'getHTTPResponse_v2' → get, http, response, v, 2."""
-    return [
-        part.lower() for word in _IDENTIFIER.findall(text) for part in _SUBTOKEN.findall(word)
-    ]
+    return [part.lower() for word in _IDENTIFIER.findall(text) for part in _SUBTOKEN.findall(word)]
 
 
 def block_tokens(block: CodeBlock) -> list[str]:

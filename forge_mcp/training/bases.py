@@ -24,11 +24,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from forge_mcp import machine
 from forge_mcp.errors import NotFound, UnsupportedModel
+from forge_mcp.settings import TrainingSettings
 from forge_mcp.workspace import hash_file
 
 # Families whose parameters bear the same names in mlx-lm and in Hugging Face files, so that a
 # tuned model can be written back; mlx-lm itself loads many more.
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+RUN_OVERHEAD_BYTES = 10_000_000  # logs, metrics, plot
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 
@@ -97,6 +99,24 @@ class Base:
             for name, fields in header.items():
                 if name != "__metadata__":
                     yield name, fields["dtype"], tuple(fields["shape"])
+
+    def run_bytes(self, settings: TrainingSettings) -> int:
+        """Disk space that a run on this base needs at most, in bytes.
+
+        The quantised residual of every matrix, and float32 adapters seven times: first, best, and
+        a checkpoint's four, with one more while it is replaced.
+        """
+        residual, adapters = 0, 0
+        for name, dtype, shape in self.tensors():
+            if len(shape) != 2 or not name.endswith(".weight"):
+                continue
+            rows, columns = shape
+            if dtype == "U32":  # packed: 32 bits hold several weights
+                columns *= 32 // settings.quantization_bits
+            bits = settings.quantization_bits + 32 / settings.quantization_group_size
+            residual += int(rows * columns * bits / 8)
+            adapters += 4 * settings.rank * (rows + columns)
+        return residual + 7 * adapters + RUN_OVERHEAD_BYTES
 
 
 @dataclass(frozen=True)
@@ -261,9 +281,11 @@ def _checked(base: Base) -> Base:
     index = base.path / "model.safetensors.index.json"
     try:
         architecture = base.config.get("model_type")
-        parts = set(json.loads(index.read_text("utf-8"))["weight_map"].values()) if (
-            index.is_file()
-        ) else set()
+        parts = (
+            set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+            if (index.is_file())
+            else set()
+        )
     except (ValueError, KeyError, AttributeError) as error:
         raise UnsupportedModel(
             f"The base model '{base.name}' has a damaged config.json or index.",

@@ -112,9 +112,13 @@ def encode_row(row: ChatRow, tokenizer: Any) -> Example:
     return Example(head + answer[: ends[-1] + 1], len(head))
 
 
-def batches(
-    count: int, batch_size: int, seed: int, first_step: int = 0
-) -> Iterator[list[int]]:
+def sample(rows: Sequence[ChatRow], count: int, seed: int) -> list[ChatRow]:
+    """At most `count` rows, drawn by the seed, in their own order."""
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return [rows[index] for index in sorted(chosen)]
+
+
+def batches(count: int, batch_size: int, seed: int, first_step: int = 0) -> Iterator[list[int]]:
     """Endless batches of indices, shuffled anew each epoch.
 
     The order is a function of seed and epoch alone, so `first_step` enters it anywhere: this is

@@ -134,7 +134,7 @@ class FineTuneTrainer:
             state.seconds,
         )
         recent, first_loss = list(state.recent_losses), state.first_loss
-        metrics = MetricsLogger(self.run / "metrics.jsonl", keep_until=step if step else 0)
+        metrics = MetricsLogger(self.run / "metrics.jsonl", keep_until=step)
         gradients = nn.value_and_grad(self.model, answer_loss)
         batch_of = batches(len(train), settings.batch_size, settings.seed, step)
         started = time.perf_counter()

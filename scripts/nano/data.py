@@ -42,8 +42,8 @@ PACKAGES = words(
 # number measured on them worthless.
 NEVER = frozenset(
     words(
-        "httpcore httpcore2 httpx httpx2 requests flask django click itsdangerous werkzeug attrs attr "
-        "anyio rich packaging express gin gson six"
+        "httpcore httpcore2 httpx httpx2 requests flask django click itsdangerous werkzeug attrs "
+        "attr anyio rich packaging express gin gson six"
     )
 )
 # A sentence of code that gives away a renamed or embedded copy of one of them.
@@ -55,12 +55,21 @@ NEVER_MARKERS = (
     "_make_attr_tuple_class",
 )
 
+# Files under other terms than the package around them, or with a function of a package above.
+DROPPED = frozenset(
+    {
+        "lark/__pyinstaller/hook-lark.py",  # GPL with an exception
+        "lark/tools/standalone.py",  # speaks of the MPL
+        "scipy/_lib/_util.py",  # a function of Django
+    }
+)
+
 # Modules of the standard library kept out of training, to measure bits per byte on.
 HELD_OUT = frozenset(
     words(
-        "json textwrap heapq statistics shelve bisect calendar cmd colorsys configparser contextlib "
-        "csv dbm difflib fileinput fnmatch fractions functools gettext gzip imaplib ipaddress "
-        "mailbox queue sched"
+        "json textwrap heapq statistics shelve bisect calendar cmd colorsys configparser "
+        "contextlib csv dbm difflib fileinput fnmatch fractions functools gettext gzip imaplib "
+        "ipaddress mailbox queue sched"
     )
 )
 
@@ -234,11 +243,12 @@ def collect(seed: int = 0) -> tuple[list[Document], list[Document], list[Source]
         if digest not in seen:
             seen.add(digest)
             unique.append(document)
+    random.Random(seed).shuffle(unique)
+    unique = [document for document in unique if document.path not in DROPPED]
     sources = []
     for name, (version, license_name) in versions.items():
         sizes = [len(d.text.encode()) for d in unique if d.source == name]
         sources.append(Source(name, version, license_name, len(sizes), sum(sizes)))
-    random.Random(seed).shuffle(unique)
     return unique, held, sources
 
 

@@ -53,6 +53,7 @@ from torch import Tensor
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 Batch = tuple[IntArray, FloatArray]
+CODE_LENGTH, CHAT_LENGTH = 1024, 2048
 NO_LIMIT = 10**15
 
 
@@ -108,20 +109,33 @@ class Stream(Protocol):
 
 
 class CodeStream:
-    """Windows of the token file in an order drawn from the seed, epoch after epoch."""
+    """Windows of the token file in an order drawn from the seed, epoch after epoch.
 
-    def __init__(self, path: Path, length: int, seed: int) -> None:
+    With `seen`, a number of windows that phase 1 has read, the windows of the first epoch that
+    overlap them least come first.
+    """
+
+    def __init__(self, path: Path, length: int, seed: int, seen: int = 0) -> None:
         self.tokens = np.memmap(path, dtype=np.uint16, mode="r")
-        self.length, self.seed, self.cursor = length, seed, 0
+        self.length, self.seed, self.seen, self.cursor = length, seed, seen, 0
         self.windows = (len(self.tokens) - 1) // length
         self.epoch, self.order = -1, np.zeros(0, dtype=np.int64)
+
+    def _shuffled(self, windows: int, epoch: int) -> IntArray:
+        return np.random.default_rng([self.seed, epoch]).permutation(windows)
 
     def row(self) -> Batch:
         """The next window."""
         epoch, index = divmod(self.cursor, self.windows)
         if epoch != self.epoch:
-            rng = np.random.default_rng([self.seed, epoch])
-            self.epoch, self.order = epoch, rng.permutation(self.windows)
+            self.epoch, self.order = epoch, self._shuffled(self.windows, epoch)
+            if self.seen and epoch == 0:
+                old = self._shuffled((len(self.tokens) - 1) // CODE_LENGTH, 0)[: self.seen]
+                read = np.zeros(len(self.tokens), dtype=np.bool_)
+                for window in old:
+                    read[window * CODE_LENGTH : (window + 1) * CODE_LENGTH] = True
+                share = read[: self.windows * self.length].reshape(self.windows, -1).mean(axis=1)
+                self.order = self.order[np.argsort(share[self.order], kind="stable")]
         self.cursor += 1
         start = int(self.order[index]) * self.length
         ids = self.tokens[start : start + self.length + 1].astype(np.int64)
@@ -225,12 +239,12 @@ class MixedStream:
         self.cursor += 1
         return kind.row()
 
-    def seek(self, cursor: int, code_start: int) -> None:
+    def seek(self, cursor: int) -> None:
         """Go to a cursor, counting how many rows of each kind lie before it."""
         chats = sum(self._is_chat(i) for i in range(cursor))
         self.cursor = cursor
         self.chats.seek(chats)
-        self.code.cursor = code_start + cursor - chats
+        self.code.cursor = cursor - chats
 
 
 def next_batch(stream: Stream, rows: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -274,7 +288,7 @@ def bits_per_byte(
     Windows of 1,024 tokens without overlap; with `limit`, every k-th window only.
     """
     tokens = np.fromfile(path, dtype=np.uint16).astype(np.int64)
-    window = 1024
+    window = CODE_LENGTH
     starts = list(range(0, len(tokens) - 1, window))
     if limit is not None and len(tokens) > limit:
         starts = starts[:: math.ceil(len(tokens) / limit)]
@@ -300,7 +314,7 @@ class State:
     tokens: int = 0
     seconds: float = 0.0
     cursor: int = 0
-    code_start: int = 0
+    code_start: int = 0  # windows that phase 1 had read when phase 2 began
     phase_1_tokens: int = 0
 
 
@@ -357,8 +371,7 @@ def train(args: argparse.Namespace) -> None:
         torch.set_rng_state(saved["rng"].cpu())
     elif args.phase == "chat":
         saved = torch.load(work / "code.pt", map_location=device, weights_only=True)
-        code_tokens = saved["state"]["cursor"] * saved["args"]["length"]
-        state.code_start = math.ceil(code_tokens / args.length)
+        state.code_start = saved["state"]["cursor"]
         state.phase_1_tokens = saved["state"]["tokens"]
     else:
         saved = None
@@ -366,12 +379,12 @@ def train(args: argparse.Namespace) -> None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
 
-    code = CodeStream(work / "train.bin", args.length, args.seed)
+    code = CodeStream(work / "train.bin", args.length, args.seed, seen=state.code_start)
     stream: Stream = code
     if args.phase == "chat":
         chats = ChatStream(args.chats, tokenizer, args.length, args.prompt_weight, args.seed)
         mixed = MixedStream(chats, code, args.chat_share, args.seed)
-        mixed.seek(state.cursor, state.code_start)
+        mixed.seek(state.cursor)
         stream = mixed
     else:
         code.cursor = state.cursor
@@ -476,7 +489,7 @@ def parse() -> argparse.Namespace:
         parser.error("give --tokens, --minutes, or both for whichever comes first")
     args.tokens = args.tokens or NO_LIMIT
     args.batch = args.batch or (8 if args.phase == "code" else 4)
-    args.length = args.length or (1024 if args.phase == "code" else 2048)
+    args.length = args.length or (CODE_LENGTH if args.phase == "code" else CHAT_LENGTH)
     return args
 
 

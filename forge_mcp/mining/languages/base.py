@@ -102,8 +102,9 @@ class Language(ABC):
 
     @cached_property
     def role_of(self) -> dict[str, str]:
-        """Node type → role."""
-        return {kind: role for role, kinds in self.roles.items() for kind in kinds}
+        """Node type → role. A type that may open a definition has no other role."""
+        flat = {kind: role for role, kinds in self.roles.items() for kind in kinds}
+        return flat | dict.fromkeys(self.roles[OPEN], OPEN)
 
     @cached_property
     def grammar(self) -> Grammar:

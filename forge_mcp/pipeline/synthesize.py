@@ -1,0 +1,127 @@
+"""corpus ──synthesize─▶ dataset: questions, documents, cited reasoning, answers."""
+
+from __future__ import annotations
+
+import time
+
+from pydantic import Field
+
+from forge_mcp.errors import BadInput
+from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, overlay, skill
+from forge_mcp.schemas.code_blocks import CodeBlock
+from forge_mcp.schemas.prompt import DEFAULT_SYSTEM_PROMPT, PROMPT_VERSION
+from forge_mcp.schemas.raft_examples import SPLITS
+from forge_mcp.workspace import hash_inputs, write_jsonl
+
+
+class SynthesizeRequest(SkillRequest):
+    """Which corpus, and how many questions of which kind."""
+
+    corpus: str = Field(description="Id of a corpus, as extract returned it.")
+    seed: int | None = Field(
+        default=None, description="Seed of every draw; the same seed gives the same dataset."
+    )
+    examples_per_block: int | None = Field(
+        default=None, ge=1, description="At most this many questions on one definition."
+    )
+    distractors: int | None = Field(
+        default=None, ge=0, le=8, description="Distractors of a medium example; hard has one more."
+    )
+    oracle_absent_share: float | None = Field(
+        default=None, ge=0, le=1, description="Share of rows without the document that answers."
+    )
+
+
+class SynthesizeResult(SkillResult):
+    """The dataset that was made, and what was left out."""
+
+    dataset_id: str
+    path: str
+    examples: int
+    preferences: int
+    difficulty: dict[str, int] = Field(description="Examples by difficulty: easy, medium, hard.")
+    splits: dict[str, int] = Field(description="Examples by split: train, valid, test.")
+    skipped: dict[str, int] = Field(description="What was not used, by reason.")
+    seconds: float
+
+
+@skill(
+    title="Synthesize training data",
+    positional=("corpus",),
+    aliases=("generate_data",),
+    examples=(
+        "forge-mcp synthesize corpus-flask-3f9a",
+        "forge-mcp synthesize corpus-flask-3f9a --examples-per-block 4 --json",
+    ),
+)
+def synthesize(request: SynthesizeRequest, context: SkillContext) -> SynthesizeResult:
+    """Write RAFT training data from a corpus: questions, documents, cited reasoning, answers.
+
+    Use this when extract has made a corpus and a dataset is wanted from it. Every answer is a
+    fact that was derived from the code twice; every quote stands in its document. Files are split
+    into train, valid and test first. No language model and no network is used. The same corpus
+    and settings give the same dataset. Run validate on the result before train.
+    """
+    started = time.perf_counter()
+    corpus = context.workspace.load(request.corpus, "corpus")
+    settings = overlay(
+        context.settings.raft, **request.model_dump(exclude={"corpus"}, exclude_none=True)
+    )
+    system_prompt = context.settings.project.system_prompt or DEFAULT_SYSTEM_PROMPT
+    from forge_mcp.raft import GENERATOR_VERSION, build_dataset
+
+    made_from = {
+        "corpus": corpus.manifest.inputs_hash,
+        "raft": settings.model_dump(),
+        "system_prompt": system_prompt,
+        "prompt_version": PROMPT_VERSION,
+        "generator_version": GENERATOR_VERSION,
+    }
+    inputs_hash = hash_inputs(made_from)
+    found = context.workspace.find("dataset", context.project, inputs_hash)
+    if found is not None:
+        context.log(f"{found.id} was made from the same corpus and settings before.")
+        return SynthesizeResult.model_validate(found.manifest.result)
+
+    blocks = [CodeBlock.model_validate(row) for row in corpus.rows("blocks.jsonl")]
+    if not blocks:
+        raise BadInput(
+            f"The corpus {corpus.id} holds no block to learn from.",
+            cause="every definition of the repository was rejected, or there is none",
+            next_step="See rejected.jsonl in the corpus for the reasons, relax [mining] and "
+            "run extract again.",
+        )
+    dataset = build_dataset(
+        blocks,
+        settings,
+        system_prompt=system_prompt,
+        progress=lambda done, total: context.progress(done, total, "questions"),
+    )
+    difficulty, splits = dataset.counts()
+    with context.workspace.stage("dataset", context.project) as staged:
+        write_jsonl(staged.path / "documents.jsonl", dataset.documents)
+        write_jsonl(staged.path / "examples.jsonl", dataset.examples)
+        for split in SPLITS:
+            write_jsonl(staged.path / f"{split}.jsonl", dataset.rows(split, system_prompt))
+        write_jsonl(staged.path / "preferences.jsonl", dataset.preferences)
+        context.check()
+        dataset_id = context.workspace.new_id("dataset", context.project, inputs_hash)
+        result = SynthesizeResult(
+            dataset_id=dataset_id,
+            path=str(context.workspace.folder("dataset") / dataset_id),
+            examples=len(dataset.examples),
+            preferences=len(dataset.preferences),
+            difficulty=difficulty,
+            splits=splits,
+            skipped=dataset.skipped,
+            seconds=round(time.perf_counter() - started, 3),
+        )
+        staged.commit(
+            id=dataset_id,
+            inputs_hash=inputs_hash,
+            parents=[corpus.id],
+            repository=corpus.manifest.repository,
+            settings=made_from,
+            result=result.model_dump(),
+        )
+    return result

@@ -1,0 +1,165 @@
+"""The skill `train`: a validated dataset becomes a run."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Literal
+
+from pydantic import Field
+
+from forge_mcp.errors import BadInput, GateRefused
+from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, overlay, skill
+from forge_mcp.schemas.prompt import PROMPT_VERSION
+from forge_mcp.settings import TrainingSettings
+from forge_mcp.workspace import Artifact, hash_inputs, require_space
+
+VERSION = 1  # of the training engine: change it when equal inputs would give another run
+
+
+class TrainRequest(SkillRequest):
+    """What to train on, and how; what is not given comes from the settings."""
+
+    dataset: str = Field(description="Id of a validated dataset, e.g. 'ds-flask-3f9a'.")
+    base: str | None = Field(
+        default=None,
+        description="Base model: a known name (forge-nano, qwen2.5-coder-0.5b, …) or a folder in "
+        "Hugging Face format. Default: the project's.",
+    )
+    init_method: Literal["pissa", "lora"] | None = Field(
+        default=None, description="How adapters start: pissa (principal components) or lora."
+    )
+    rank: int | None = Field(default=None, ge=1, description="Rank of the adapters.")
+    learning_rate: float | None = Field(
+        default=None, gt=0, le=10, description="Peak learning rate of AdamW."
+    )
+    epochs: float | None = Field(default=None, gt=0, description="Passes over the training rows.")
+    max_steps: int | None = Field(
+        default=None, ge=0, description="At most this many optimiser steps; 0 = as epochs say."
+    )
+    batch_size: int | None = Field(default=None, ge=1, description="Examples an optimiser step.")
+    seed: int | None = Field(default=None, description="Decides the order of the examples.")
+
+
+class TrainResult(SkillResult):
+    """A finished run. Losses are means over answer tokens, in nats.
+
+    `peak_memory_bytes` is that of the training process: its largest resident set where MLX
+    computes on the CPU, what MLX held at most on the device on Metal and CUDA.
+    """
+
+    run_id: str
+    path: str
+    base: str
+    steps: int = Field(description="Optimiser steps that were made.")
+    best_step: int = Field(description="Step whose adapters were kept; 0 = none was better.")
+    train_loss: float = Field(description="Mean of the last ten steps.")
+    valid_loss: float | None = Field(description="Of the kept adapters; null without valid rows.")
+    initial_valid_loss: float | None = Field(description="Before the first step.")
+    tokens_per_second: float = Field(description="Tokens of whole examples, none of them padding.")
+    peak_memory_bytes: int
+    stopped_early: bool
+    seconds: float
+
+
+@skill(
+    title="Train a model",
+    positional=("dataset",),
+    aliases=("train_model",),
+    examples=(
+        "forge-mcp train ds-flask-3f9a",
+        "forge-mcp train ds-flask-3f9a --base qwen2.5-coder-0.5b --rank 32 --epochs 2",
+    ),
+)
+def train(request: TrainRequest, context: SkillContext) -> TrainResult:
+    """Fine-tune a base model on a validated dataset: PiSSA adapters over a 4-bit residual.
+
+    Use this when a dataset has passed `validate` and a model shall learn the repository. It runs
+    in a process of its own, keeps the adapters with the lowest validation loss, and stops early
+    when that no longer falls. Minutes on forge-nano, longer on larger bases. Asked again with the
+    same dataset, base and settings, it returns the finished run. Next: `evaluate RUN`.
+    """
+    started = time.perf_counter()
+    workspace = context.workspace
+    dataset = workspace.load(request.dataset, "dataset")
+    _require_validated(dataset)
+    settings: TrainingSettings = overlay(
+        context.settings.training, **request.model_dump(exclude={"dataset", "base"})
+    )
+    from forge_mcp.training.bases import resolve_base
+
+    base = resolve_base(request.base or context.settings.project.base)
+    inputs_hash = run_inputs_hash(dataset, base.weights_sha256, base.tokenizer_sha256, settings)
+    found = workspace.find("run", context.project, inputs_hash)
+    if found is not None:
+        context.log(f"{found.id} was already trained from the same dataset, base and settings.")
+        return TrainResult.model_validate(found.manifest.result)
+
+    from forge_mcp.training.supervise import train_in_child
+
+    dataset.verify("train.jsonl", "valid.jsonl")
+    run_id = workspace.new_id("run", context.project, inputs_hash)
+    with workspace.stage("run", context.project) as staged:
+        require_space(staged.path, base.run_bytes(settings), "train")
+        trained = train_in_child(
+            train=dataset.file("train.jsonl"),
+            valid=dataset.file("valid.jsonl"),
+            base=str(base.path) if base.entry is None else base.name,
+            settings=settings,
+            run=staged.path,
+            emit=context.emit,
+            cancel=context.cancel,
+        )
+        trained["seconds"] = round(time.perf_counter() - started, 3)
+        result = TrainResult(
+            run_id=run_id,
+            path=str(workspace.folder("run") / run_id),
+            base=base.name,
+            **trained,
+        )
+        artifact = staged.commit(
+            id=run_id,
+            inputs_hash=inputs_hash,
+            parents=[dataset.id],
+            repository=dataset.manifest.repository,
+            settings=settings.model_dump(),
+            result=result.model_dump(),
+        )
+    return TrainResult.model_validate(artifact.manifest.result)
+
+
+def run_inputs_hash(
+    dataset: Artifact, weights: str, tokenizer: str, settings: TrainingSettings
+) -> str:
+    """Hash of all that decides a run."""
+    return hash_inputs(
+        {
+            "dataset": dataset.manifest.inputs_hash,
+            "base": weights,
+            "tokenizer": tokenizer,
+            "settings": settings.model_dump(),
+            "prompt": PROMPT_VERSION,
+            "version": VERSION,
+        }
+    )
+
+
+def _require_validated(dataset: Artifact) -> None:
+    """Raises:
+    BadInput: the dataset was never validated.
+    GateRefused: it was, and did not pass.
+    """
+    if not (dataset.path / "validation.json").is_file():
+        raise BadInput(
+            f"{dataset.id} has not been validated.",
+            cause="only a dataset that has passed the quality gate is trained on",
+            next_step=f"Run 'forge-mcp validate {dataset.id}' and train on the dataset it makes.",
+        )
+    dataset.verify("validation.json")
+    report = json.loads(dataset.file("validation.json").read_text("utf-8"))
+    if not report.get("passed"):
+        raise GateRefused(
+            f"{dataset.id} did not pass validation.",
+            cause="; ".join(report.get("reasons", [])) or "its quality report says so",
+            next_step="Improve the data (see its quality report), synthesise and validate again.",
+        )

@@ -1,0 +1,182 @@
+"""A run on the disk: how the child writes it, and `load_run`, the one way to open it.
+
+    adapters.safetensors           the best adapters, float32: <layer>.lora_a (rank, in),
+                                   <layer>.lora_b (out, rank), as PEFT lays them out
+    initial_adapters.safetensors   A0 and B0, with which training began
+    residual/residual.safetensors  the frozen quantised weights under the adapters
+    adapter_config.json            method, rank, scaling, base and its checksum, prompt version
+    metrics.jsonl, loss.png, checkpoints/, training.log
+
+With the untouched tensors of the base (embeddings, norms, biases, head) the run is exact: the
+same numbers in every process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forge_mcp import machine
+from forge_mcp.errors import CorruptArtifact, NotFound
+from forge_mcp.settings import TrainingSettings
+from forge_mcp.training.bases import Base, LoadedBase, load_base, resolve_base
+from forge_mcp.workspace import Artifact
+
+CONFIG = "adapter_config.json"
+ADAPTERS = "adapters.safetensors"
+INITIAL = "initial_adapters.safetensors"
+RESIDUAL = "residual/residual.safetensors"
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A tuned model in eval mode.
+
+    `model` works wherever mlx-lm takes a model (generate, caches); `config` is adapter_config.json.
+    """
+
+    model: Any
+    tokenizer: Any
+    base_path: Path
+    config: dict[str, Any]
+
+    def fused_weights(self) -> Iterator[tuple[str, Any]]:
+        """(Hugging Face name, float32 array) of every tensor of the merged model, one at a time.
+
+        Adapted layers: dequantised residual + scaling * B A. All others: as the base has them,
+        dequantised where the base is quantised. A tied head is not repeated.
+        """
+        from forge_mcp.training.adapters import AdapterLinear
+
+        mx = machine.mlx()
+        import mlx.nn as nn
+        from mlx.utils import tree_flatten
+
+        for path, module in self.model.named_modules():
+            if isinstance(module, AdapterLinear):
+                yield f"{path}.weight", module.merged()
+            elif isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
+                yield (
+                    f"{path}.weight",
+                    mx.dequantize(
+                        module.weight,
+                        module.scales,
+                        module.get("biases"),
+                        group_size=module.group_size,
+                        bits=module.bits,
+                        mode=module.mode,
+                    ).astype(mx.float32),
+                )
+            elif not module.children():
+                for name, array in tree_flatten(module.parameters()):
+                    yield f"{path}.{name}", array.astype(mx.float32)
+                continue
+            if "bias" in module:
+                yield f"{path}.bias", module.bias.astype(mx.float32)
+
+
+def load_run(artifact: Artifact) -> LoadedRun:
+    """Open a run. Every file that is read is compared with its checksum first.
+
+    Raises:
+        CorruptArtifact: a file of the run, or its base, is not what it was.
+        NotFound: the base is not on this machine any more.
+    """
+    artifact.verify(CONFIG, ADAPTERS, RESIDUAL)
+    config: dict[str, Any] = json.loads(artifact.file(CONFIG).read_text("utf-8"))
+    base = _base_of(artifact.id, config)
+    loaded = load_base(base, lazy=True)
+    mx = machine.mlx()
+    attach_saved(loaded.model, artifact.path, config, ADAPTERS)
+    loaded.model.eval()
+    mx.eval(loaded.model.parameters())
+    return LoadedRun(loaded.model, loaded.tokenizer, loaded.path, config)
+
+
+def attach_saved(model: Any, run: Path, config: dict[str, Any], adapters: str) -> None:
+    """Put a saved residual and saved adapters into a base model, in place."""
+    from forge_mcp.training.adapters import Quantised, freeze_base, replace_linear
+
+    mx = machine.mlx()
+    residual = mx.load(str(run / RESIDUAL))
+    factors = mx.load(str(run / adapters))
+    for path, how in config["layers"].items():
+        frozen = Quantised(
+            *(residual[f"{path}.{name}"] for name in ("weight", "scales", "biases")), **how
+        )
+        a, b = factors[f"{path}.lora_a"], factors[f"{path}.lora_b"]
+        replace_linear(model, path, frozen, a, b, config["scaling"])
+    freeze_base(model)
+
+
+def describe_run(
+    loaded: LoadedBase, settings: TrainingSettings, frozen: dict[str, Any], system_prompt: str
+) -> dict[str, Any]:
+    """The contents of adapter_config.json. `frozen`: Quantised by layer path."""
+    from forge_mcp.schemas.prompt import PROMPT_VERSION
+
+    base = loaded.base
+    return {
+        "method": f"q{settings.init_method}",
+        "rank": settings.rank,
+        "alpha": settings.alpha,
+        "scaling": settings.alpha / settings.rank,
+        "target_modules": sorted({path.rsplit(".", 1)[-1] for path in frozen}),
+        "layers": {
+            path: {"bits": one.bits, "group_size": one.group_size} for path, one in frozen.items()
+        },
+        "base": {
+            "name": base.name,
+            "path": str(base.path),
+            "dtype": loaded.dtype,
+            "weights_sha256": base.weights_sha256,
+            "tokenizer_sha256": base.tokenizer_sha256,
+        },
+        "prompt_version": PROMPT_VERSION,
+        "system_prompt": system_prompt,
+    }
+
+
+def save_frozen(run: Path, frozen: dict[str, Any], initial: dict[str, Any]) -> None:
+    """Write the residual and A0, B0."""
+    mx = machine.mlx()
+    tensors = {
+        f"{path}.{name}": getattr(one, name)
+        for path, one in frozen.items()
+        for name in ("weight", "scales", "biases")
+    }
+    (run / RESIDUAL).parent.mkdir(parents=True, exist_ok=True)
+    mx.save_safetensors(str(run / RESIDUAL), tensors)
+    mx.save_safetensors(str(run / INITIAL), initial)
+
+
+def _base_of(run_id: str, config: dict[str, Any]) -> Base:
+    """The base of a run, by its name or its folder, if it is still the same."""
+    wanted = config["base"]
+    try:
+        base = resolve_base(wanted["name"])
+        if base.weights_sha256 != wanted["weights_sha256"]:
+            base = resolve_base(wanted["path"])
+    except NotFound:
+        try:
+            base = resolve_base(wanted["path"])
+        except NotFound as error:
+            raise NotFound(
+                f"The base model of {run_id} is gone: '{wanted['name']}'.",
+                cause=f"it stood in {wanted['path']}",
+                next_step="Put it back there, or train again on another base.",
+            ) from error
+    for what, now in (
+        ("weights", base.weights_sha256),
+        ("tokenizer", base.tokenizer_sha256),
+    ):
+        if now != wanted[f"{what}_sha256"]:
+            raise CorruptArtifact(
+                f"The base model of {run_id} has changed: '{wanted['name']}'.",
+                cause=f"the {what} in {base.path} are not those it was trained on",
+                next_step="Put the old files back, or train again.",
+            )
+    return base

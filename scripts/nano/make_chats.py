@@ -1,0 +1,106 @@
+"""Write the chats of forge-nano's second phase: AI Forge's own questions on permissive code.
+
+    python scripts/nano/make_chats.py --output chats.jsonl --tokenizer tokenizer.json \
+        --max-examples 12000 --seed 0 FOLDER…
+
+Each folder is one corpus: its usable files (the rules of data.py: no tests, no vendored code, no
+held-out module, nothing that demos, tests or benchmarks look at) are mined and turned into RAFT
+examples, and the chats of all splits are written as rows ``{"messages": […]}``. Rows that are
+longer than ``--max-tokens`` are left out. One summary line a corpus goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+import data
+from tokenizers import Tokenizer
+
+from forge_mcp.mining import parse_repository
+from forge_mcp.raft import build_dataset
+from forge_mcp.raft.splits import shuffled
+from forge_mcp.schemas.raft_examples import SPLITS
+from forge_mcp.settings import load_settings
+
+TURNS = 12  # tokens that the chat template adds to the three turns
+
+
+def copy_usable(folder: Path, target: Path) -> int:
+    """Copy the files that data.py would train on; returns their number."""
+    standard_library = folder.resolve() == Path(sysconfig.get_paths()["stdlib"]).resolve()
+    copied = 0
+    for path in sorted(folder.rglob("*.py")):
+        parts = path.relative_to(folder).parts
+        if not data.wanted((folder.name, *parts)) or data.read(path) is None:
+            continue
+        skipped = data.STDLIB_SKIP | data.HELD_OUT if standard_library else frozenset()
+        if {part.removesuffix(".py") for part in parts} & skipped:
+            continue
+        place = target.joinpath(*parts)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
+        copied += 1
+    return copied
+
+
+def chats_of(folder: Path, tokenizer: Tokenizer, args: argparse.Namespace) -> list[str]:
+    """The rows of one corpus, as JSON lines."""
+    settings = load_settings()
+    raft = settings.raft.model_copy(
+        update={"seed": args.seed, "preferences": False, "max_document_chars": args.document_chars}
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary) / folder.name
+        root.mkdir()
+        files = copy_usable(folder, root)
+        blocks = parse_repository(root, settings.mining).blocks
+    examples_per_block = raft.examples_per_block
+    if len(blocks) * examples_per_block > 2 * args.max_examples:
+        examples_per_block = max(2, 2 * args.max_examples // len(blocks))
+    raft = raft.model_copy(update={"examples_per_block": examples_per_block})
+    dataset = build_dataset(blocks, raft)
+    rows, long = [], 0
+    chats = [row for split in SPLITS for row in dataset.rows(split)]
+    for row in shuffled(chats, args.seed, folder.name):
+        tokens = sum(len(tokenizer.encode(m.content).ids) for m in row.messages) + TURNS
+        if tokens > args.max_tokens:
+            long += 1
+        elif len(rows) < args.max_examples:
+            rows.append(json.dumps(row.model_dump(), ensure_ascii=False))
+    print(
+        f"{folder.name}: {files} files, {len(blocks)} blocks, {len(chats)} examples, "
+        f"{long} too long, {len(rows)} written; left out: {dataset.skipped}",
+        file=sys.stderr,
+        flush=True,
+    )
+    return rows
+
+
+def main() -> None:
+    """Read the command line, write the file."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("folders", type=Path, nargs="+", help="each is one corpus")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="a tokenizer.json")
+    parser.add_argument("--max-examples", type=int, default=12_000, help="per corpus")
+    parser.add_argument("--max-tokens", type=int, default=1400, help="per chat")
+    parser.add_argument("--document-chars", type=int, default=1200, help="raft.max_document_chars")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    tokenizer = Tokenizer.from_file(str(args.tokenizer))
+    rows = [row for folder in args.folders for row in chats_of(folder, tokenizer, args)]
+    partial = args.output.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(f"{row}\n" for row in shuffled(rows, args.seed))
+    partial.replace(args.output)
+    print(f"{len(rows)} chats, {args.output.stat().st_size / 1e6:.0f} MB", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
