@@ -78,7 +78,7 @@ class QualitySettings(Section):
     min_quality_score: float = Share
     min_oracle_relevance: float = Share
     max_distractor_relevance: float = Share
-    duplicate_threshold: float = Share
+    duplicate_threshold: float = Field(ge=0.5, le=1.0)
     min_examples: int = Field(ge=1)
 
 

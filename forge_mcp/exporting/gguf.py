@@ -267,9 +267,7 @@ def _rope_factors(config: dict[str, Any]) -> NDArray[np.float32] | None:
     divisors = np.where(
         wavelengths < original / high,
         1.0,
-        np.where(
-            wavelengths > original / low, factor, 1 / ((1 - blend) / factor + blend)
-        ),
+        np.where(wavelengths > original / low, factor, 1 / ((1 - blend) / factor + blend)),
     )
     return divisors.astype(np.float32)
 

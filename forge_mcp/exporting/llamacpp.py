@@ -123,10 +123,19 @@ def declare(loaded: ctypes.CDLL) -> ctypes.CDLL:
         function.argtypes = arguments
     loaded.llama_backend_init()
     _silence(loaded)
-    default = _head(loaded.llama_context_default_params())
-    if tuple(default[0:3]) != CONTEXT_DEFAULTS:
-        raise _unavailable(f"llama_context_params begins with {list(default[0:3])}")
+    check_layout(loaded.llama_context_default_params())
     return loaded
+
+
+def check_layout(defaults: _Parameters) -> None:
+    """Compare llama_context_default_params() with what its layout should give.
+
+    Raises:
+        Unavailable: it begins with other numbers.
+    """
+    first = tuple(_head(defaults)[0:3])
+    if first != CONTEXT_DEFAULTS:
+        raise _unavailable(f"llama_context_params begins with {first}, not {CONTEXT_DEFAULTS}")
 
 
 def _head(parameters: _Parameters) -> Any:
@@ -162,12 +171,12 @@ class GgufModel:
         self._context: int | None = None
         errors: list[str] = []
 
-        @_LogCallback
         def collect(level: int, text: bytes, _: object) -> None:
             if level == LOG_LEVEL_ERROR:
                 errors.append(text.decode(errors="replace").strip())
 
-        self._c.llama_log_set(ctypes.cast(collect, ctypes.c_void_p), None)
+        callback = _LogCallback(collect)  # a name, so that it outlives the calls below
+        self._c.llama_log_set(ctypes.cast(callback, ctypes.c_void_p), None)
         try:
             self._model = self._c.llama_model_load_from_file(
                 str(path).encode(), self._c.llama_model_default_params()

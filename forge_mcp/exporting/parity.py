@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from forge_mcp.errors import BadInput
 from forge_mcp.exporting.llamacpp import GgufModel
 from forge_mcp.machine import mlx
-from forge_mcp.schemas.prompt import parse_answer
 from forge_mcp.schemas.raft_examples import Message
 from forge_mcp.settings import ExportingSettings
 
@@ -106,6 +105,7 @@ def check_parity(
     runtime: ChatRuntime,
     held_out: HeldOut,
     settings: ExportingSettings,
+    is_right: Callable[[str, str], bool],
     *,
     quantization: str,
     context: int,
@@ -122,6 +122,7 @@ def check_parity(
         runtime: the file in the chat runtime.
         held_out: rows to compare on; those longer than `context` are left out.
         settings: thresholds and sizes.
+        is_right: whether a generated assistant's turn (first) answers as the true one (second).
         quantization: of the file.
         context: tokens at most.
         max_tokens: of an answer.
@@ -148,7 +149,9 @@ def check_parity(
         texts = [*(rendered[index] for index in fitting), *TEXTS]
         equal_texts, first = _compare_tokens(file, tokenizer, texts)
         if equal_texts < len(texts):
-            reasons.append(f"llama.cpp tokenises {len(texts) - equal_texts} texts otherwise: {first}")
+            reasons.append(
+                f"llama.cpp tokenises {len(texts) - equal_texts} texts otherwise: {first}"
+            )
         endless = [token for token in sorted(tokenizer.eos_token_ids) if not file.ends(token)]
         if endless:
             names = tokenizer.convert_ids_to_tokens(endless)
@@ -171,7 +174,9 @@ def check_parity(
         runtime.render(chat) == _render(tokenizer, chat, prompt=True) for chat in prompts
     )
     if equal_chats < len(prompts):
-        reasons.append(f"{len(prompts) - equal_chats} of {len(prompts)} chats are rendered otherwise")
+        reasons.append(
+            f"{len(prompts) - equal_chats} of {len(prompts)} chats are rendered otherwise"
+        )
 
     right = stopped = asked = 0
     for index in fitting[: settings.parity_answers]:
@@ -180,7 +185,7 @@ def check_parity(
         reply = runtime.answer(question, max_tokens)
         asked += 1
         stopped += reply.stopped
-        right += same_answer(reply.text, truth.content)
+        right += is_right(reply.text, truth.content)
     return Parity(
         passed=not reasons,
         reasons=reasons,
@@ -200,18 +205,6 @@ def check_parity(
         answers_asked=asked,
         answers_stopped=stopped,
     )
-
-
-def same_answer(generated: str, truth: str) -> bool:
-    """Whether two assistant turns have the same final answer, blanks and a last full stop aside."""
-    parsed = parse_answer(generated)
-    return parsed.complete and _normalised(parsed.final_answer) == _normalised(
-        parse_answer(truth).final_answer
-    )
-
-
-def _normalised(text: str) -> str:
-    return " ".join(text.split()).rstrip(".")
 
 
 def _render(tokenizer: Any, chat: Sequence[Message], *, prompt: bool) -> str:

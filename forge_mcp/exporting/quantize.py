@@ -126,9 +126,7 @@ def encode(name: str, values: NDArray[np.float32], kind: str) -> NDArray[Any]:
     if kind == "Q8_0":
         import gguf
 
-        quantized: NDArray[np.uint8] = gguf.quants.quantize(
-            values, gguf.GGMLQuantizationType.Q8_0
-        )
+        quantized: NDArray[np.uint8] = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
         return quantized
     return _encode_blocks(values, kind)
 

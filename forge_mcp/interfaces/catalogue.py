@@ -1,7 +1,7 @@
 """skills.yaml: every skill in a form that other orchestrators read. Generated, never edited.
 
-    python -m forge_mcp.interfaces.catalogue          write it
-    python -m forge_mcp.interfaces.catalogue --check  exit code 1 if it is stale
+python -m forge_mcp.interfaces.catalogue          write it
+python -m forge_mcp.interfaces.catalogue --check  exit code 1 if it is stale
 """
 
 from __future__ import annotations
@@ -43,7 +43,11 @@ def catalogue(registry: Mapping[str, Skill]) -> dict[str, Any]:
 def render(registry: Mapping[str, Skill]) -> str:
     """skills.yaml as text."""
     body = yaml.safe_dump(
-        catalogue(registry), sort_keys=False, allow_unicode=True, width=100, default_flow_style=False
+        catalogue(registry),
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
+        default_flow_style=False,
     )
     return f"{HEAD}\n{body}"
 

@@ -192,6 +192,8 @@ def _answer(fields: Mapping[str, Any], streamed: str) -> str:
     lines = [] if streamed.strip() == answer.strip() else [answer]
     for one in fields.get("citations", ()):
         lines.append(f"  {one['path']}:{one['start_line']}-{one['end_line']}")
+    if fields.get("complete") is False:
+        lines.append("  (the model did not come to a final answer: these are its words so far)")
     told = [
         f"{name.replace('_', ' ')}: {fields[name]}"
         for name in ("model", "unverified_quotes")

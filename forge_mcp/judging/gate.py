@@ -9,7 +9,6 @@ Against the base, and against the model that is deployed where there is one, on 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -43,9 +42,8 @@ class Contestant:
     answers: list[ScoredAnswer]
 
     def metrics(self, seed: int) -> list[Metric]:
-        """Everything measured, with 95% intervals; a value that is not finite is left out."""
-        measured = self.perplexity.metrics(seed) + answer_metrics(self.asked, self.answers)
-        return [m for m in measured if all(map(math.isfinite, (m.value, m.low, m.high)))]
+        """Everything measured, with 95% intervals."""
+        return self.perplexity.metrics(seed) + answer_metrics(self.asked, self.answers)
 
     def only(self, ids: Set[str]) -> Contestant:
         """The same on those examples alone whose id is in `ids`."""

@@ -53,7 +53,12 @@ class Perplexity:
         return values
 
     def metrics(self, seed: int) -> list[Metric]:
-        """perplexity and bits_per_byte with bootstrap intervals over the examples."""
+        """perplexity and bits_per_byte with bootstrap intervals over the examples.
+
+        A model that diverged on one of them has no such figure: then there are none.
+        """
+        if not np.isfinite(self.per_example).all():
+            return []
         n = len(self.nll)
         return [
             bootstrap("perplexity", n, seed, self._perplexity),

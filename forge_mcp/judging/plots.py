@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from forge_mcp.judging.gate import Role
 from forge_mcp.schemas.base import Metric
 
-COLOURS = {"base": "#8a8f98", "tuned": "#1f6feb", "deployed": "#d29922"}
+COLOURS: dict[Role, str] = {"base": "#8a8f98", "tuned": "#1f6feb", "deployed": "#d29922"}
 SHARES = (
     ("answer_accuracy", "answer accuracy ↑"),
     ("citation_precision", "citation precision ↑"),
@@ -19,7 +20,7 @@ SHARES = (
 )
 
 
-def metric_comparison(path: Path, metrics: Mapping[str, Sequence[Metric]]) -> None:
+def metric_comparison(path: Path, metrics: Mapping[Role, Sequence[Metric]]) -> None:
     """Perplexity and all shares of each contestant with 95% intervals, as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

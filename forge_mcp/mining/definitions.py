@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import cast
 
 from tree_sitter import Node, Tree
 
@@ -161,8 +162,7 @@ class _Walk:
         cursor = self.tree.root_node.walk()
         roles = self.language.role_of
         while True:
-            node = cursor.node
-            assert node is not None
+            node = cast(Node, cursor.node)  # None only for a cursor without a tree
             role = roles.get(node.type)
             if role is not None and node.is_named:
                 self.visit(node, role)
@@ -257,8 +257,9 @@ class _Walk:
             self.push(None, opened.name)
             return
         parent = self.scopes[-1].owner
-        # Directly in a class: a function is a method. Containers and functions lie between else.
-        in_class = parent is not None and parent.kind == "class" and self.scopes[-1].transparent
+        # Directly in a class, not in an object or an enum constant that a class holds.
+        around = self.scopes[-1].definition
+        in_class = around is not None and around.kind == "class"
         kind: BlockType = "method" if in_class and opened.kind == "function" else opened.kind
         names = [scope.name for scope in self.scopes if scope.name]
         qualified = ".".join([*names, *filter(None, [opened.prefix]), opened.name])

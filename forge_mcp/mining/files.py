@@ -103,9 +103,7 @@ class Text:
     offset: int = 0
 
 
-def list_files(
-    root: Path, include: list[str], exclude: list[str], max_bytes: int
-) -> Listing:
+def list_files(root: Path, include: list[str], exclude: list[str], max_bytes: int) -> Listing:
     """The files of a repository that are candidates for mining.
 
     Args:

@@ -1,7 +1,7 @@
 """Which licence a file is under: its SPDX header, else the repository's licence file.
 
-Only what is stated counts. A licence file is recognised by sentences that stand in its official
-text and in no other licence of the list; anything else is None, never a guess.
+Only what is stated counts. A licence file is recognised by its title, or by sentences of its
+official text; anything else is None.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ LICENSE_FILES = re.compile(r"(?i)^(?:licen[cs]e|copying|unlicense)(?:[-.](?:md|t
 SPDX = re.compile(r"SPDX-License-Identifier:\s*([\w.+()\- ]+?)\s*(?:\*/|-->|[\r\n]|$)")
 HEADER_BYTES = 4096
 
-# (SPDX identifier, sentences that must all stand in the normalised text). First match wins.
+# SPDX identifiers and what must stand in the text (lower case, single spaces). First match wins.
+TITLES: tuple[tuple[str, str], ...] = (
+    ("AGPL-3.0", "gnu affero general public license version 3"),
+    ("LGPL-3.0", "gnu lesser general public license version 3"),
+    ("LGPL-2.1", "gnu lesser general public license version 2.1"),
+    ("GPL-3.0", "gnu general public license version 3"),
+    ("GPL-2.0", "gnu general public license version 2"),
+    ("MPL-2.0", "mozilla public license version 2.0"),
+    ("Apache-2.0", "apache license version 2.0"),
+)
+TITLE_CHARACTERS = 500  # these licences name each other further below
 SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("AGPL-3.0", ("gnu affero general public license", "version 3")),
-    ("LGPL-3.0", ("gnu lesser general public license", "version 3")),
-    ("LGPL-2.1", ("gnu lesser general public license", "version 2.1")),
-    ("GPL-3.0", ("gnu general public license", "version 3")),
-    ("GPL-2.0", ("gnu general public license", "version 2")),
-    ("MPL-2.0", ("mozilla public license", "2.0")),
-    ("Apache-2.0", ("apache license", "version 2.0")),
     ("PSF-2.0", ("python software foundation license version 2",)),
     ("Unlicense", ("this is free and unencumbered software released into the public domain",)),
     ("ISC", ("permission to use, copy, modify, and/or distribute this software",)),
@@ -35,10 +38,13 @@ SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def license_of_text(text: str) -> str | None:
-    """SPDX identifier of a licence file's text, or None where it is none of `SIGNS`."""
+    """SPDX identifier of a licence file's text, or None where it is none of those known here."""
     if match := SPDX.search(text):
         return match[1]
     normal = re.sub(r"\s+", " ", text.lower())
+    for name, title in TITLES:
+        if title in normal[:TITLE_CHARACTERS]:
+            return name
     for name, sentences in SIGNS:
         if all(sentence in normal for sentence in sentences):
             return name

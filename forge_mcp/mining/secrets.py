@@ -29,7 +29,8 @@ def looks_random(text: str) -> bool:
         return False
     if re.search(r"example|changeme|placeholder|your[_-]|redacted|dummy", text, re.IGNORECASE):
         return False
-    return bool(re.search(r"\d", text) and re.search(r"[A-Za-z]", text)) and entropy(text) >= 3.0
+    mixed = re.search(r"[A-Za-z]", text) and re.search(r"\d.*\d|\d.*[A-Z\W]|[A-Z\W].*\d", text)
+    return bool(mixed) and entropy(text) >= 3.0
 
 
 def _mixed(text: str) -> bool:
@@ -72,7 +73,7 @@ RULES: tuple[Rule, ...] = (
         "REDACTED_AWS_SECRET",
         ("aws",),
         re.compile(
-            r"(?i)aws\w{0,20}(?:secret|key)\w{0,20}['\"]?\s*(?:=|:|=>|:=|,)\s*['\"]"
+            r"(?i)aws\w{0,20}(?:secret|key)\w{0,20}['\"]?\s*(?:=>|:=|=|:)\s*['\"]"
             r"(?P<secret>[A-Za-z0-9/+=]{40})['\"]"
         ),
         lambda secret: entropy(secret) >= 3.5,
@@ -83,7 +84,10 @@ RULES: tuple[Rule, ...] = (
         re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{22,255})"),
     ),
     Rule(
-        "REDACTED_GITLAB_TOKEN", ("glpat-",), re.compile(r"\bglpat-[A-Za-z0-9_-]{20,}"), looks_random
+        "REDACTED_GITLAB_TOKEN",
+        ("glpat-",),
+        re.compile(r"\bglpat-[A-Za-z0-9_-]{20,}"),
+        looks_random,
     ),
     Rule("REDACTED_GOOGLE_KEY", ("aiza",), re.compile(r"\bAIza[A-Za-z0-9_-]{35}")),
     Rule(
@@ -127,7 +131,7 @@ RULES: tuple[Rule, ...] = (
         ("passw", "pwd", "secret", "token", "api_key", "apikey", "api-key", "credential", "auth"),
         re.compile(
             r"(?i)(?:passw(?:or)?d|pwd|secret|token|api[_-]?key|credential|auth)[\w-]{0,30}"
-            r"['\"\]]{0,2}\s*(?::\s*[\w.\[\]| ]{1,40})?(?:=>|:=|=|:|,)\s*[rbu]?"
+            r"['\"\]]{0,2}\s*(?::\s*[\w.\[\]| ]{1,40})?(?:=>|:=|==|=|:)\s*[rbu]?"
             r"(?P<quote>['\"`])(?P<secret>[^\s'\"`]{8,200})(?P=quote)"
         ),
         looks_random,

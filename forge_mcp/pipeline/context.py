@@ -112,17 +112,17 @@ def open_context(
     if place is None:
         if skill.name not in WITHOUT_PROJECT:
             raise _which_project(workspace)
-        place = Place(None, "")
+        place = Place(None, None)
     try:
         settings = load_settings(place.repository, overrides)
     except InvalidSettings:
-        if skill.name not in WITHOUT_PROJECT:
+        if skill.name not in WITHOUT_PROJECT or overrides:
             raise
         settings = Settings.model_validate(defaults())
     name = place.name
-    if name is None and place.repository is not None:
-        name = settings.project.name or place.repository.name or "project"
-    assert name is not None
+    if name is None:
+        folder = place.repository.name if place.repository else ""
+        name = settings.project.name or folder or "project"
     if artifact is not None and artifact.manifest.project != name:
         raise BadInput(
             f"{artifact.id} is not of project '{name}'.",

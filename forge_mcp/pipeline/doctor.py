@@ -87,14 +87,17 @@ def _carry_out(name: str, check: Callable[[SkillContext], Finding], context: Ski
     try:
         finding = check(context)
     except ForgeError as error:
-        detail = f"{error.message} {error.cause}".strip()
-        finding = Finding("error", detail, error.next_step)
+        finding = Finding("error", _told(error), error.next_step)
     except ImportError as error:
         finding = Finding("error", f"cannot be imported: {error}", REINSTALL)
     except OSError as error:
-        told = from_os_error(error, f"check {name}")
-        finding = Finding("error", f"{told.message} {told.cause}", told.next_step)
+        fault = from_os_error(error, f"check {name}")
+        finding = Finding("error", _told(fault), fault.next_step)
     return Check(name=name, **finding._asdict())
+
+
+def _told(error: ForgeError) -> str:
+    return f"{error.message} {error.cause}".strip()
 
 
 def check_python(context: SkillContext) -> Finding:
@@ -169,7 +172,9 @@ def check_blas(context: SkillContext) -> Finding:
     if not machine.on_cpu():
         return Finding("ok", "not needed: MLX computes on a GPU")
     return Finding(
-        "warning", "OpenBLAS is not loaded: training is 10 to 40 times slower without", OPENBLAS
+        "warning",
+        "OpenBLAS is not loaded: training is 10 to 40 times slower without",
+        machine.OPENBLAS_ADVICE,
     )
 
 
@@ -212,7 +217,7 @@ def check_project_base(context: SkillContext) -> Finding:
     try:
         return Finding("ok", f"{name} at {resolve_base(name).path}")
     except ForgeError as error:
-        return Finding("warning", f"{error.message} {error.cause}", error.next_step)
+        return Finding("warning", _told(error), error.next_step)
 
 
 def check_llamacpp(context: SkillContext) -> Finding:
@@ -222,7 +227,7 @@ def check_llamacpp(context: SkillContext) -> Finding:
     try:
         library()
     except ForgeError as error:
-        return Finding("warning", f"{error.message} {error.cause}", error.next_step)
+        return Finding("warning", _told(error), error.next_step)
     return Finding("ok", "runtime and K-quants of llama.cpp are there")
 
 
@@ -231,17 +236,14 @@ def check_ollama(context: SkillContext) -> Finding:
     from forge_mcp.serving.ollama import check_ollama_status
 
     serving = context.settings.serving
-    needed = serving.target == "ollama"
-    try:
-        status = check_ollama_status(serving.ollama_host)
-    except ForgeError as error:
-        if needed:
-            return Finding("warning", f"{error.message} {error.cause}", error.next_step)
-        return Finding("ok", "not running; only a deployment to Ollama needs it")
-    return Finding("ok", f"{status} at {serving.ollama_host}")
+    if check_ollama_status(serving.ollama_host):
+        return Finding("ok", f"answers at {serving.ollama_host}")
+    detail = f"nothing answers at {serving.ollama_host}; only a deployment to Ollama needs it"
+    if serving.target != "ollama":
+        return Finding("ok", detail)
+    return Finding("warning", detail, "Start Ollama, or set serving.target to llamacpp.")
 
 
-OPENBLAS = machine.OPENBLAS_ADVICE
 CHECKS: dict[str, Callable[[SkillContext], Finding]] = {
     "python": check_python,
     "settings": check_settings,

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from forge_mcp import machine
-from forge_mcp.errors import BadInput, NotFound
+from forge_mcp.errors import NotFound
 from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, overlay, skill
 from forge_mcp.schemas.prompt import PROMPT_VERSION
 from forge_mcp.settings import JudgingSettings
-from forge_mcp.workspace import Artifact, Workspace, hash_inputs, write_jsonl
+from forge_mcp.workspace import Artifact, hash_inputs, write_jsonl
 
 if TYPE_CHECKING:
     from forge_mcp.judging.evaluator import Deployed, Evaluation
@@ -68,9 +68,11 @@ def evaluate(request: EvaluateRequest, context: SkillContext) -> EvaluateResult:
     with its interval, plots and answers. About a minute on forge-nano. Next: `export RUN`.
     """
     started = time.perf_counter()
+    from forge_mcp.serving.lineage import ancestor
+
     workspace = context.workspace
     run = workspace.load(request.run, "run")
-    dataset = _dataset_of(run, workspace)
+    dataset = ancestor(workspace, run, "dataset")
     settings: JudgingSettings = overlay(context.settings.judging, max_examples=request.max_examples)
     deployed, gone = _deployed_beside(run, context)
     inputs_hash = hash_inputs(
@@ -181,24 +183,6 @@ def _report(
     )
 
 
-def _dataset_of(run: Artifact, workspace: Workspace) -> Artifact:
-    """The dataset that a run was trained on.
-
-    Raises:
-        BadInput: the run names none.
-        NotFound: it is not in this workspace any more.
-    """
-    for parent in run.manifest.parents:
-        artifact = workspace.load(parent)
-        if artifact.manifest.kind == "dataset":
-            return artifact
-    raise BadInput(
-        f"{run.id} names no dataset, so there is nothing to judge it on.",
-        cause="its manifest has no parent of that kind",
-        next_step="Train again from a validated dataset and judge that run.",
-    )
-
-
 def _deployed_beside(run: Artifact, context: SkillContext) -> tuple[Deployed | None, str]:
     """The deployed run where there is one that is not this, or why it cannot be compared.
 
@@ -206,23 +190,24 @@ def _deployed_beside(run: Artifact, context: SkillContext) -> tuple[Deployed | N
     gate, no error.
     """
     from forge_mcp.judging.evaluator import Deployed
-    from forge_mcp.serving.registry import active_run
+    from forge_mcp.serving.lineage import ancestor
+    from forge_mcp.serving.registry import standing
 
-    run_id = active_run(context.workspace, context.project)
-    if run_id is None or run_id == run.id:
+    active = standing(context.workspace, context.project).active
+    if active is None or active.run == run.id:
         return None, ""
     try:
-        other = context.workspace.load(run_id, "run")
+        other = context.workspace.load(active.run, "run")
     except NotFound:
         return None, (
-            f"the deployed model cannot be compared, because its run {run_id} is gone from the "
+            f"the deployed model cannot be compared, because its run {active.run} is gone from the "
             "workspace"
         )
     try:
-        return Deployed(other, _dataset_of(other, context.workspace)), ""
+        return Deployed(other, ancestor(context.workspace, other, "dataset")), ""
     except NotFound:
         context.log(
-            f"The dataset of the deployed run {run_id} is gone: which held-out examples it was "
+            f"The dataset of the deployed run {active.run} is gone: which held-out examples it was "
             "trained on is not known.",
             warning=True,
         )

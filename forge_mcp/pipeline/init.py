@@ -21,18 +21,24 @@ TEMPLATE = """\
 
 [project]
 name = {name}
-base = {base}                # a known base or a folder in Hugging Face format
-include = []                          # globs, e.g. ["src/**"]; empty = the whole repository
-exclude = []                          # globs taken out after include
+# A known base or a folder in Hugging Face format.
+base = {base}
+# Globs, e.g. ["src/**"]; an empty list means the whole repository.
+include = []
+# Globs that are taken out after include.
+exclude = []
 # system_prompt = "You are the expert on this project. Answer from the documents."
 
 # Gates: what they refuse is not deployed.
 [quality]
-min_quality_score = {min_quality_score}               # a dataset whose mean score is below is not trained on
-min_examples = {min_examples}                     # nor one with fewer examples
+# A dataset whose mean score is lower is not trained on,
+min_quality_score = {min_quality_score}
+# nor one with fewer examples.
+min_examples = {min_examples}
 
 [judging]
-max_perplexity_ratio = {max_perplexity_ratio}            # tuned / base on held-out examples, at most
+# Perplexity of the tuned model / of the base on held-out examples, at most.
+max_perplexity_ratio = {max_perplexity_ratio}
 """
 
 

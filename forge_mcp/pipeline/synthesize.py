@@ -8,7 +8,7 @@ from pydantic import Field
 
 from forge_mcp.errors import BadInput
 from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, overlay, skill
-from forge_mcp.schemas.code_blocks import CodeBlock
+from forge_mcp.schemas.code_blocks import CodeBlock, RejectedBlock
 from forge_mcp.schemas.prompt import DEFAULT_SYSTEM_PROMPT, PROMPT_VERSION
 from forge_mcp.schemas.raft_examples import SPLITS
 from forge_mcp.workspace import hash_inputs, write_jsonl
@@ -94,6 +94,7 @@ def synthesize(request: SynthesizeRequest, context: SkillContext) -> SynthesizeR
     dataset = build_dataset(
         blocks,
         settings,
+        others=[RejectedBlock.model_validate(row) for row in corpus.rows("rejected.jsonl")],
         system_prompt=system_prompt,
         progress=lambda done, total: context.progress(done, total, "questions"),
     )

@@ -115,6 +115,17 @@ def exception_name(raised: str) -> str:
     return name if named else ""
 
 
+def imported_modules(statement: str) -> list[str]:
+    """'a.b' and 'c' of 'import a.b, c as d', '.x' of 'from .x import y', 'fs' of "… from 'fs'"."""
+    text = " ".join(statement.split())
+    if match := re.match(r"from (\.*[\w.]*) import\b", text):
+        return [match.group(1)]
+    if quoted := re.findall(r"""["'`]([^"'`]+)["'`]""", text):
+        return quoted
+    text = re.sub(r"^import (?:static )?", "", text).rstrip("; ")
+    return [part.split(" as ")[0].strip() for part in text.split(",")]
+
+
 # -- one function a kind: (subject, items) pairs ----------------------------------------------
 
 Derived = Iterator[tuple[str, Items]]
@@ -223,8 +234,10 @@ def _methods(block: CodeBlock) -> Derived:
 
 
 def _imports(block: CodeBlock) -> Derived:
+    """Names of imported modules, from the import statements that mining noted."""
     if block.block_type == "module":
-        yield "", _unique(_texts(block, "imports"))
+        names = [name for text in _texts(block, "imports") for name in imported_modules(text)]
+        yield "", _unique(names)
 
 
 def _constant(block: CodeBlock) -> Derived:

@@ -243,6 +243,7 @@ def build_dataset(
     blocks: Sequence[CodeBlock],
     settings: RaftSettings,
     *,
+    others: Iterable[CodeBlock] = (),
     system_prompt: str = DEFAULT_SYSTEM_PROMPT,
     progress: Progress = lambda done, total: None,
 ) -> Dataset:
@@ -251,12 +252,20 @@ def build_dataset(
     Files are assigned to splits first; oracles and distractors of an example come from its own
     split. The same blocks, settings and prompt give byte-identical files.
 
+    Args:
+        blocks: what is trained on.
+        settings: the raft section.
+        others: blocks of the repository that are not trained on; they only keep a question from
+            naming two things.
+        system_prompt: of the preference pairs' prompts.
+        progress: called as (blocks done, blocks in all).
+
     Raises:
         BadInput: no example can be made from these blocks.
     """
     skipped: Counter[str] = Counter()
     dataset = Dataset()
-    names = CorpusNames(blocks)
+    names = CorpusNames([*blocks, *others])
     splits = assign_splits(blocks, settings.valid_share, settings.test_share, settings.seed)
     leaking = shared_content(blocks, splits)
     usable = []

@@ -10,7 +10,8 @@ from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.schemas.prompt import quote
 from forge_mcp.schemas.raft_examples import Fact
 
-MAX_QUOTE = 120  # characters
+MAX_QUOTE = 120  # characters of a line
+MAX_HEADER = 200  # characters of a declaration that is written on several lines
 
 # {s} is the symbol with its path where that is needed, {p} the fact's subject.
 QUESTIONS: dict[str, tuple[str, ...]] = {
@@ -151,7 +152,7 @@ def question(fact: Fact, named: str, phrasing: int) -> str:
 def reasoning(fact: Fact, oracles: Sequence[CodeBlock]) -> str | None:
     """One or two sentences that cite the oracles; None where no line can be quoted.
 
-    Every citation is a part of one line of an oracle's source, at most `MAX_QUOTE` characters.
+    Every citation stands in an oracle's source as it is.
     """
     block = oracles[0]
     if len(oracles) == 1:
@@ -178,10 +179,16 @@ def name_of(block: CodeBlock) -> str:
 
 
 def find_quote_for(fact: Fact, block: CodeBlock) -> str | None:
-    """The part of one line of `block` that shows the fact, or None."""
+    """The part of one line of `block` that shows the fact, or None.
+
+    Only a short declaration is quoted over several lines.
+    """
     items = value_items(fact)
     first = re.escape(items[0].splitlines()[0]) if items else ""
     subject = re.escape(fact.subject)
+    if fact.kind in ("signature", "parameters") and len(block.signature) <= MAX_HEADER:
+        if "\n" in block.signature and block.signature in block.source_code:
+            return block.signature
     if fact.kind in ("signature", "parameters", "location", "bases"):
         return header(block)
     if fact.kind == "annotation" and fact.subject == "return":

@@ -336,8 +336,8 @@ def _all_calls(items: Sequence[str], block: CodeBlock) -> bool:
 
 
 _NOT_CALLS = frozenset(
-    "if for while switch catch return function func typeof new await super synchronized".split()
-)
+    ("if", "for", "while", "switch", "catch", "return", "function", "func", "typeof", "await")
+) | {"new", "super", "synchronized"}
 # Lists must also be complete: nothing of the kind may stand in the source and not in the answer.
 _COMPLETE = {"raises": _all_throws, "returns": _all_returns, "calls": _all_calls}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -111,8 +112,9 @@ def open_chat(deployed: Deployed, settings: ServingSettings) -> Chat:
         return _open[key]
 
 
+@atexit.register
 def unload() -> None:
-    """Free the model that `open_chat` keeps."""
+    """Free the model that `open_chat` keeps; also called when the process ends."""
     with _lock:
         _close_all()
 

@@ -23,6 +23,7 @@ from forge_mcp.schemas.raft_examples import Message
 from forge_mcp.serving.chat import OnText, Reply, Sampling
 
 QUIET = -1
+SOCKET = "llama.sock"  # llama.cpp takes a host for a socket by this suffix
 SEED = 17  # where the temperature is above 0, the same question gets the same answer
 
 
@@ -53,8 +54,7 @@ class LlamaCppChat:
             raise Unavailable(
                 "The embedded llama.cpp runtime is not installed.",
                 cause=str(error),
-                next_step="pip install 'xllamacpp>=2026.10,<2027', or deploy with "
-                "--target ollama.",
+                next_step="pip install 'xllamacpp>=2026.10,<2027', or deploy with --target ollama.",
             ) from error
         self._lock = threading.Lock()
         self._folder = Path(tempfile.mkdtemp(prefix="forge-"))
@@ -63,7 +63,7 @@ class LlamaCppChat:
         parameters.model.path = str(gguf)
         parameters.n_ctx = num_ctx
         parameters.n_parallel = 1
-        parameters.hostnames = [str(self._folder / "socket")]
+        parameters.hostnames = [str(self._folder / SOCKET)]
         parameters.api_keys = [self._key]
         parameters.cors_origins = ""
         parameters.verbosity = QUIET
@@ -84,8 +84,7 @@ class LlamaCppChat:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise CorruptArtifact(
                 f"llama.cpp cannot load {gguf.name}.",
-                cause=f"{gguf} is damaged, no GGUF file, or too large for the memory "
-                f"({error})",
+                cause=f"{gguf} is damaged, no GGUF file, or too large for the memory ({error})",
                 next_step="Export the run again, or choose a smaller --quantization.",
             ) from error
 
@@ -183,7 +182,7 @@ class LlamaCppChat:
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         with self._lock:
             self._running()
-            connection = _UnixConnection(self._folder / "socket")
+            connection = _UnixConnection(self._folder / SOCKET)
             try:
                 connection.request(
                     "POST", path, json.dumps(body), {"Authorization": f"Bearer {self._key}"}

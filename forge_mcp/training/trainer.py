@@ -113,7 +113,6 @@ class FineTuneTrainer:
         """
         import mlx.nn as nn
         from mlx.optimizers import clip_grad_norm
-        from mlx.utils import tree_map
 
         mx = machine.mlx()
         settings = self.settings
@@ -135,7 +134,7 @@ class FineTuneTrainer:
         )
         recent, first_loss = list(state.recent_losses), state.first_loss
         metrics = MetricsLogger(self.run / "metrics.jsonl", keep_until=step)
-        gradients = nn.value_and_grad(self.model, answer_loss)
+        loss_and_gradient = nn.value_and_grad(self.model, answer_loss)
         batch_of = batches(len(train), settings.batch_size, settings.seed, step)
         started = time.perf_counter()
         self.model.train()
@@ -144,18 +143,10 @@ class FineTuneTrainer:
             self.check()
             begun = time.perf_counter()
             batch = [train[index] for index in next(batch_of)]
-            learnt = sum(example.answer_tokens for example in batch)
+            mean, gradient = self._gradient(batch, loss_and_gradient)
+            gradient, norm = clip_grad_norm(gradient, settings.max_grad_norm)
             rate = learning_rate(step + 1, total, warmup, settings)
             self.optimizer.learning_rate = rate
-            summed, gradient = 0.0, None
-            for example in batch:
-                loss, one = gradients(self.model, example)
-                gradient = one if gradient is None else tree_map(mx.add, gradient, one)
-                mx.eval(loss, gradient)  # frees this example's activations before the next
-                summed += loss.item()
-            gradient = tree_map(lambda leaf, n=learnt: leaf / n, gradient)
-            gradient, norm = clip_grad_norm(gradient, settings.max_grad_norm)
-            mean = summed / learnt
             step += 1
             self._refuse_divergence(step, mean, norm.item(), first_loss, recent)
             self.optimizer.update(self.model, gradient)
@@ -212,6 +203,20 @@ class FineTuneTrainer:
             stopped_early=stopping.stop and step < total,
             seconds=seconds,
         )
+
+    def _gradient(self, batch: list[Example], loss_and_gradient: Any) -> tuple[float, Any]:
+        """Mean loss and gradient over the answer tokens of a batch, example by example."""
+        from mlx.utils import tree_map
+
+        mx = machine.mlx()
+        summed, gradient = 0.0, None
+        for example in batch:
+            loss, one = loss_and_gradient(self.model, example)
+            gradient = one if gradient is None else tree_map(mx.add, gradient, one)
+            mx.eval(loss, gradient)  # frees this example's activations before the next
+            summed += loss.item()
+        tokens = sum(example.answer_tokens for example in batch)
+        return summed / tokens, tree_map(lambda leaf: leaf / tokens, gradient)
 
     def _start(self, valid: list[Example], resume: bool) -> Progress:
         """The checkpoint's progress, or step 0 with its evaluation as the one to beat."""

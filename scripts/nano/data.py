@@ -55,7 +55,8 @@ NEVER_MARKERS = (
     "_make_attr_tuple_class",
 )
 
-# Files under other terms than the package around them, or with a function of a package above.
+# Files under other terms than the package around them, or with a function of a package above:
+# the tokenizer's statistics have them, the model never reads them.
 DROPPED = frozenset(
     {
         "lark/__pyinstaller/hook-lark.py",  # GPL with an exception
@@ -244,10 +245,10 @@ def collect(seed: int = 0) -> tuple[list[Document], list[Document], list[Source]
             seen.add(digest)
             unique.append(document)
     random.Random(seed).shuffle(unique)
-    unique = [document for document in unique if document.path not in DROPPED]
+    read_by_model = [document for document in unique if document.path not in DROPPED]
     sources = []
     for name, (version, license_name) in versions.items():
-        sizes = [len(d.text.encode()) for d in unique if d.source == name]
+        sizes = [len(d.text.encode()) for d in read_by_model if d.source == name]
         sources.append(Source(name, version, license_name, len(sizes), sum(sizes)))
     return unique, held, sources
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import data
 from tokenizers import Tokenizer
 
-from forge_mcp.mining import parse_repository
+from forge_mcp.mining.miner import parse_repository
 from forge_mcp.raft import build_dataset
 from forge_mcp.raft.splits import shuffled
 from forge_mcp.schemas.raft_examples import SPLITS
@@ -56,15 +56,15 @@ def chats_of(folder: Path, tokenizer: Tokenizer, args: argparse.Namespace) -> li
         update={"seed": args.seed, "preferences": False, "max_document_chars": args.document_chars}
     )
     with tempfile.TemporaryDirectory() as temporary:
-        root = Path(temporary) / folder.name
-        root.mkdir()
-        files = copy_usable(folder, root)
-        blocks = parse_repository(root, settings.mining).blocks
+        root = Path(temporary)
+        files = copy_usable(folder, root / folder.name)
+        mined = parse_repository(root, settings)
     examples_per_block = raft.examples_per_block
+    blocks = mined.blocks
     if len(blocks) * examples_per_block > 2 * args.max_examples:
         examples_per_block = max(2, 2 * args.max_examples // len(blocks))
     raft = raft.model_copy(update={"examples_per_block": examples_per_block})
-    dataset = build_dataset(blocks, raft)
+    dataset = build_dataset(blocks, raft, others=mined.rejected)
     rows, long = [], 0
     chats = [row for split in SPLITS for row in dataset.rows(split)]
     for row in shuffled(chats, args.seed, folder.name):

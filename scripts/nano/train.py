@@ -68,6 +68,7 @@ def prepare(work: Path, seed: int) -> None:
     train, held, sources = data.collect(seed)
     tokenizer = tok.train(train, seed)
     tokenizer.save(str(work / "tokenizer.json"))
+    train = [document for document in train if document.path not in data.DROPPED]
     counts = {}
     for name, documents in (("train", train), ("held_out", held)):
         pieces: list[int] = [tok.DOCUMENT_END_ID]

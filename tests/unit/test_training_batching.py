@@ -93,7 +93,10 @@ def test_a_bad_row_is_named(tmp_path: Path, line: str) -> None:
 
 
 @given(
-    count=st.integers(1, 30), size=st.integers(1, 9), seed=st.integers(0, 99), skip=st.integers(0, 20)
+    count=st.integers(1, 30),
+    size=st.integers(1, 9),
+    seed=st.integers(0, 99),
+    skip=st.integers(0, 20),
 )
 def test_order_covers_every_epoch_and_can_be_entered_anywhere(
     count: int, size: int, seed: int, skip: int
@@ -161,8 +164,12 @@ def test_sequences_apart_equal_a_padded_batch(loaded: Any, folder: Path) -> None
 
     model = load_base(str(folder)).model
     attach_adapters(model, settings(), "float16")
-    rows = [*chat_rows(7)[4:], ChatRow(messages=[
-        Message(role="user", content="?"), Message(role="assistant", content="yes")])]
+    rows = [
+        *chat_rows(7)[4:],
+        ChatRow(
+            messages=[Message(role="user", content="?"), Message(role="assistant", content="yes")]
+        ),
+    ]
     examples = tokenise(rows, loaded.tokenizer, 2048).examples
     width = max(len(example.tokens) for example in examples)
     assert len({len(example.tokens) for example in examples}) == 4

@@ -107,9 +107,10 @@ def test_qpissa_error_is_smaller_than_that_of_direct_quantisation(tmp_path: Path
     from forge_mcp.training.adapters import quantise
 
     rng = np.random.default_rng(5)
-    left, right = np.linalg.qr(rng.standard_normal((128, 128)))[0], np.linalg.qr(
-        rng.standard_normal((128, 128))
-    )[0]
+    left, right = (
+        np.linalg.qr(rng.standard_normal((128, 128)))[0],
+        np.linalg.qr(rng.standard_normal((128, 128)))[0],
+    )
     weight = ((left * (1.0 / np.arange(1, 129))) @ right).astype(np.float32)
     made = compute_pissa_init(weight, 16, 16.0)
     direct = np.array(quantise(weight, 4, 64, "float16").dequantised().astype(mx.float32))
@@ -159,3 +160,37 @@ def test_a_quantised_base_is_split_from_its_dequantised_weights(tmp_path: Path) 
     made = attach_adapters(model, settings(init_method="lora"), "float32")
     assert mx.array_equal(made.frozen["model.layers.0.mlp.up_proj"].weight, own)
     assert mx.abs(model(tokens) - expected).max().item() < 1e-4
+
+
+def test_keeping_the_weights_packed_gives_the_same_losses_and_gradients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Metal and CUDA: `quantized_matmul` against weights dequantised once."""
+    import mlx.nn as nn
+    from mlx.utils import tree_flatten
+
+    from forge_mcp.training.adapters import AdapterLinear, attach_adapters
+    from forge_mcp.training.bases import load_base
+    from forge_mcp.training.batching import Example, answer_loss
+
+    base = make_base(tmp_path / "base", "qwen2")
+    example = Example([3, 50, 9, 120, 7, 2], 3)
+    results = []
+    for cpu in (True, False):
+        model = load_base(str(base)).model  # float32 both times
+        monkeypatch.setattr(machine, "on_cpu", lambda cpu=cpu: cpu)
+        attach_adapters(model, settings(), "float16")
+        monkeypatch.undo()
+        layers = [one for _, one in model.named_modules() if isinstance(one, AdapterLinear)]
+        assert all(("scales" in layer) is not cpu for layer in layers)
+        loss, gradient = nn.value_and_grad(model, answer_loss)(model, example)
+        merged = [layer.merged() for layer in layers]
+        results.append((loss.item(), dict(tree_flatten(gradient)), merged))
+    (loss, gradient, merged), (loss_packed, gradient_packed, merged_packed) = results
+    assert loss_packed == pytest.approx(loss, rel=1e-4)
+    assert set(gradient) == set(gradient_packed)
+    assert len(gradient) == 28
+    for name, value in gradient.items():
+        scale = mx.abs(value).max().item() + 1e-6
+        assert mx.abs(value - gradient_packed[name]).max().item() < 1e-2 * scale, name
+    assert all(mx.allclose(a, b, atol=1e-6) for a, b in zip(merged, merged_packed, strict=True))

@@ -111,7 +111,7 @@ class SkillTools:
             name=skill.name,
             title=skill.title,
             description=inspect.cleandoc(skill.description),
-            annotations=annotations(skill),
+            annotations=hints(skill),
             structured_output=True,
         )
 
@@ -147,7 +147,7 @@ class SkillTools:
             except Exception as fault:
                 return in_words(fault, skill.name, workspace.home)
 
-        outcome: SkillResult | ForgeError | None = None
+        outcome: SkillResult | ForgeError
         self.running.add(cancel)
         try:
             async with anyio.create_task_group() as group:
@@ -166,7 +166,6 @@ class SkillTools:
                 group.cancel_scope.cancel()
         finally:
             self.running.discard(cancel)
-        assert outcome is not None
         if isinstance(outcome, ForgeError):
             raise ToolError(str(outcome)) from outcome
         return outcome
@@ -191,7 +190,12 @@ class SkillTools:
 
         parameters = [inspect.Parameter("ctx", _KEYWORD, annotation=Context)]
         for name, one in skill.request.model_fields.items():
-            described = Annotated[(one.annotation, *one.metadata, Field(description=one.description))]  # type: ignore[valid-type]
+            parts: tuple[Any, ...] = (
+                one.annotation,
+                *one.metadata,
+                Field(description=one.description),
+            )
+            described: Any = Annotated[parts]
             default = (
                 inspect.Parameter.empty
                 if one.is_required()
@@ -216,7 +220,7 @@ class SkillTools:
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
-def annotations(skill: Skill) -> ToolAnnotations:
+def hints(skill: Skill) -> ToolAnnotations:
     """MCP's hints for a skill."""
     return ToolAnnotations(
         title=skill.title,

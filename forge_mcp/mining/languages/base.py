@@ -235,17 +235,13 @@ def span_text(first: Node, last: Node) -> str:
     """Verbatim source from one node to another with the same parent."""
     if first.id == last.id or first.parent is None:
         return text(first)
-    parent = first.parent
-    assert parent.text is not None
-    return parent.text[
-        first.start_byte - parent.start_byte : last.end_byte - parent.start_byte
-    ].decode()
+    return text_between(first.parent, first.start_byte, last.end_byte)
 
 
 def text_between(node: Node, start: int, end: int) -> str:
     """Verbatim source from one byte offset of the file to another; both lie within `node`."""
-    assert node.text is not None
-    return node.text[start - node.start_byte : end - node.start_byte].decode()
+    whole = node.text or b""
+    return whole[start - node.start_byte : end - node.start_byte].decode()
 
 
 def dotted(node: Node | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import ClassVar
 
 from tree_sitter import Node
 
@@ -35,9 +36,9 @@ class Go(Language):
     """Functions, methods, types, and package-level variables that hold a function."""
 
     name = "go"
-    extensions = (".go",)
+    extensions: ClassVar[tuple[str, ...]] = (".go",)
     package = "tree-sitter-go"
-    roles = {
+    roles: ClassVar[dict[str, frozenset[str]]] = {
         OPEN: frozenset(
             {"function_declaration", "method_declaration", "type_spec", "type_alias", "var_spec"}
         ),

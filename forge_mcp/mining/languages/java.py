@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import ClassVar
 
 from tree_sitter import Node
 
@@ -46,10 +47,10 @@ class Java(Language):
     """Types and methods, also those of anonymous classes."""
 
     name = "java"
-    extensions = (".java",)
+    extensions: ClassVar[tuple[str, ...]] = (".java",)
     package = "tree-sitter-java"
-    comments = frozenset({"line_comment", "block_comment"})
-    roles = {
+    comments: ClassVar[frozenset[str]] = frozenset({"line_comment", "block_comment"})
+    roles: ClassVar[dict[str, frozenset[str]]] = {
         OPEN: METHODS | TYPES.keys() | {"enum_constant"},
         ANONYMOUS: frozenset({"lambda_expression"}),
         CALL: frozenset({"method_invocation", "object_creation_expression"}),

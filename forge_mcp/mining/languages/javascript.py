@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import ClassVar
 
 from tree_sitter import Node
 
@@ -41,10 +42,10 @@ class JavaScript(Language):
     """ECMAScript modules and CommonJS."""
 
     name = "javascript"
-    extensions = (".js", ".jsx", ".mjs", ".cjs")
+    extensions: ClassVar[tuple[str, ...]] = (".js", ".jsx", ".mjs", ".cjs")
     package = "tree-sitter-javascript"
-    comments = frozenset({"comment", "hash_bang_line", "html_comment"})
-    roles = {
+    comments: ClassVar[frozenset[str]] = frozenset({"comment", "hash_bang_line", "html_comment"})
+    roles: ClassVar[dict[str, frozenset[str]]] = {
         OPEN: frozenset(
             {
                 "function_declaration",
@@ -111,8 +112,7 @@ class JavaScript(Language):
             return _assigned(node)
         # A function or class expression with a name of its own, bound to nothing.
         if name is not None:
-            label = "class" if kind == "class" else "function"
-            return Opened(label, text(name), node, node)
+            return Opened("class" if kind == "class" else "function", text(name), node, node)
         return None
 
     def describe(self, opened: Opened, first: Node, in_class: bool) -> Described:
@@ -124,12 +124,14 @@ class JavaScript(Language):
         inside.sort(key=lambda child: child.start_byte)
         start = opened.outer.start_byte
         for decorator in inside:
-            if start <= decorator.start_byte and not text_between(
-                opened.outer, start, decorator.start_byte
-            ).strip():
+            if (
+                start <= decorator.start_byte
+                and not text_between(opened.outer, start, decorator.start_byte).strip()
+            ):
                 start = decorator.end_byte
         body = node.child_by_field_name("body") or node.child_by_field_name("value")
-        end = body.start_byte if body is not None else opened.outer.end_byte
+        whole = body is None or opened.label == "type"
+        end = opened.outer.end_byte if whole or body is None else body.start_byte
         comment = first if first.type == "comment" else None
         described = Described(
             signature=text_between(opened.outer, start, end).strip(),

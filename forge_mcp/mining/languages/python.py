@@ -7,6 +7,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Sequence
+from typing import ClassVar
 
 from tree_sitter import Node
 
@@ -38,9 +39,9 @@ class Python(Language):
     """Python 3. Lambdas are expressions, not definitions."""
 
     name = "python"
-    extensions = (".py", ".pyi", ".pyw")
+    extensions: ClassVar[tuple[str, ...]] = (".py", ".pyi", ".pyw")
     package = "tree-sitter-python"
-    roles = {
+    roles: ClassVar[dict[str, frozenset[str]]] = {
         OPEN: frozenset({"function_definition", "class_definition"}),
         CALL: frozenset({"call"}),
         RAISE: frozenset({"raise_statement"}),
@@ -204,9 +205,7 @@ def _docstring_node(body: Node | None) -> Node | None:
         return None
     value = values[0]
     while value.type == "parenthesized_expression" and value.named_child_count == 1:
-        inner = value.named_child(0)
-        assert inner is not None
-        value = inner
+        value = value.named_children[0]
     if value.type not in ("string", "concatenated_string"):
         return None
     pieces = of_type(value.named_children, "string") or [value]
@@ -253,9 +252,7 @@ def _parameter(node: Node, kind: str) -> Parameter:
         )
     inner, annotation = node, ""
     if node.type == "typed_parameter":
-        first = node.named_child(0)
-        assert first is not None
-        inner, annotation = first, text(node.child_by_field_name("type"))
+        inner, annotation = node.named_children[0], text(node.child_by_field_name("type"))
     name = text(inner).lstrip("* ")
     if inner.type == "list_splat_pattern":
         kind = "var_positional"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tree_sitter import Node
 
 from forge_mcp.mining.languages.base import OPEN, Opened, of_type, text
@@ -20,10 +22,10 @@ class TypeScript(JavaScript):
     """Overloads and other signatures without a body are part of what surrounds them."""
 
     name = "typescript"
-    extensions = (".ts", ".mts", ".cts")
+    extensions: ClassVar[tuple[str, ...]] = (".ts", ".mts", ".cts")
     package = "tree-sitter-typescript"
     entry = "language_typescript"
-    roles = JavaScript.roles | {
+    roles: ClassVar[dict[str, frozenset[str]]] = JavaScript.roles | {
         OPEN: (JavaScript.roles[OPEN] - {"field_definition"})
         | {"public_field_definition"}
         | TYPES.keys()
@@ -75,5 +77,5 @@ class Tsx(TypeScript):
     """TypeScript with JSX: a grammar of its own."""
 
     name = "tsx"
-    extensions = (".tsx",)
+    extensions: ClassVar[tuple[str, ...]] = (".tsx",)
     entry = "language_tsx"

@@ -1,0 +1,232 @@
+"""Every skill is declared once and appears in every face; what ships with them is sound."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from forge_mcp.errors import CorruptArtifact
+from forge_mcp.interfaces.arguments import build_parser
+from forge_mcp.interfaces.catalogue import render
+from forge_mcp.interfaces.mcp.prompts import prompt_files, read_prompt
+from forge_mcp.interfaces.shared_files import shared_root
+from forge_mcp.pipeline.skill import MODULES, Skill, skills
+
+SPECIFIED = {
+    "extract_data": "extract",
+    "validate_data": "validate",
+    "train_model": "train",
+    "evaluate_model": "evaluate",
+    "export_model": "export",
+    "deploy_model": "deploy",
+}
+# The contract's result keys (DESIGN, "Contracts").
+RESULT_KEYS = {
+    "extract": "corpus_id path files blocks rejected languages skipped_files secrets_redacted",
+    "synthesize": "dataset_id path examples preferences difficulty splits skipped",
+    "validate": "dataset_id passed quality_score metrics dropped report",
+    "train": "run_id path steps train_loss valid_loss tokens_per_second peak_memory_bytes "
+    "stopped_early",
+    "evaluate": "report_id path passed reasons base tuned improvement_over_base",
+    "export": "export_id path gguf bytes quantization modelfile parity",
+    "deploy": "deployment_id model target previous",
+    "models": "active previous models",
+    "activate": "active previous models",
+    "rollback": "active previous models",
+    "query": "answer citations model",
+    "retrain": "state deployed extract synthesize validate train evaluate export deploy",
+    "init": "project path repository base",
+    "doctor": "ok checks machine",
+}
+WITHOUT_SECONDS = {"deploy", "models", "activate", "rollback", "init"}
+ALL = list(skills().values())
+each_skill = pytest.mark.parametrize("skill", ALL, ids=[one.name for one in ALL])
+
+
+def test_every_module_declares_its_skill() -> None:
+    assert set(skills()) == set(RESULT_KEYS)
+    for module in MODULES:
+        assert importlib.import_module(f"forge_mcp.pipeline.{module}")
+        assert module in skills()
+
+
+@each_skill
+def test_declarations_are_complete(skill: Skill) -> None:
+    assert re.fullmatch(r"[a-z]+", skill.name)
+    assert skill.title and len(skill.title) <= 40
+    assert "Use this" in skill.description, "an agent chooses by 'Use this when …'"
+    assert skill.examples and all(line.startswith("forge-mcp ") for line in skill.examples)
+    for name, field in skill.request.model_fields.items():
+        assert field.description, f"{skill.name}.{name} has no description"
+    assert set(skill.positional) <= set(skill.request.model_fields)
+    assert not (skill.read_only and skill.destructive)
+
+
+@each_skill
+def test_result_keys_of_the_contract(skill: Skill) -> None:
+    keys = {field.alias or name for name, field in skill.result.model_fields.items()}
+    expected = set(RESULT_KEYS[skill.name].split())
+    if skill.name not in WITHOUT_SECONDS:
+        expected.add("seconds")
+    assert expected <= keys, f"missing: {expected - keys}"
+
+
+@each_skill
+def test_every_skill_has_a_command_and_its_examples_parse(skill: Skill) -> None:
+    import shlex
+
+    parser = build_parser(skills())
+    for line in skill.examples:
+        assert parser.parse_args(shlex.split(line)[1:]).command == skill.name
+
+
+async def test_every_skill_is_a_tool_with_its_hints() -> None:
+    from forge_mcp.interfaces.mcp.server import build_server
+
+    tools = {tool.name: tool for tool in await build_server().list_tools()}
+    assert list(tools) == list(skills())
+    for skill in skills().values():
+        tool = tools[skill.name]
+        assert tool.description == inspect.cleandoc(skill.description)
+        assert tool.annotations is not None
+        assert tool.annotations.read_only_hint == skill.read_only
+        assert tool.annotations.destructive_hint == skill.destructive
+        assert tool.annotations.idempotent_hint == skill.idempotent
+        assert tool.annotations.open_world_hint == skill.open_world
+        assert set(tool.input_schema["properties"]) == {*skill.request.model_fields, "project"}
+        assert tool.output_schema is not None
+
+
+def test_skills_yaml_is_fresh() -> None:
+    text = (shared_root() / "skills.yaml").read_text(encoding="utf-8")
+    assert text == render(skills()), "run: python -m forge_mcp.interfaces.catalogue"
+    parsed: dict[str, Any] = yaml.safe_load(text)
+    assert [one["name"] for one in parsed["skills"]] == list(skills())
+    aliases = {one["name"]: one for one in parsed["aliases"]}
+    for alias, name in SPECIFIED.items():
+        assert aliases[alias]["skill"] == name
+        assert aliases[alias]["command"] == skills()[name].command
+
+
+def test_catalogue_check_tells_a_stale_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from forge_mcp.interfaces import catalogue
+
+    (tmp_path / "skills.yaml").write_text("stale")
+    monkeypatch.setattr(catalogue, "shared_root", lambda: tmp_path)
+    monkeypatch.setattr(sys, "argv", ["catalogue", "--check"])
+    assert catalogue.main() == 1
+    monkeypatch.setattr(sys, "argv", ["catalogue"])
+    assert catalogue.main() == 0
+    monkeypatch.setattr(sys, "argv", ["catalogue", "--check"])
+    assert catalogue.main() == 0
+
+
+def test_pipeline_stays_light() -> None:
+    script = (
+        "import sys; from forge_mcp.pipeline.skill import skills; skills(); "
+        "heavy = {'mlx', 'mlx_lm', 'transformers', 'matplotlib', 'numpy', 'tree_sitter', 'mcp', "
+        "'git', 'gguf', 'xllamacpp', 'ollama', 'httpx', 'bm25s'} & set(sys.modules); "
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# -- prompts/ and skills/ ---------------------------------------------------------------------
+
+PROMPTS = prompt_files()
+SKILL_FILES = sorted((shared_root() / "skills").glob("*/SKILL.md"))
+CODE = re.compile(r"`([^`\n]+)`")
+
+
+def known_words() -> set[str]:
+    """Every tool, request field and result key that a text may name in back-ticks."""
+    words: set[str] = set(skills())
+    for skill in skills().values():
+        words |= set(skill.request.model_fields) | {"project"}
+        words |= {field.alias or name for name, field in skill.result.model_fields.items()}
+    return words
+
+
+def unknown_names(text: str) -> set[str]:
+    """Single words in back-ticks that look like names of ours and are none."""
+    known = known_words()
+    # Words that are no names of ours: values, files, and code of the example repository.
+    other = {
+        "state", "succeeded", "refused", "llamacpp", "ollama", "main", "passed", "created",
+        "exclude", "include", "error", "path", "start_line", "end_line",
+    }  # fmt: skip
+    words = {one for one in CODE.findall(text) if re.fullmatch(r"[a-z][a-z_]+", one)}
+    return words - known - other
+
+
+def test_the_designs_prompts_and_skills_ship() -> None:
+    assert {one.name for one in PROMPTS} == {
+        "repo_guardian", "mission_control", "retrain", "review_data", "review_deployment",
+    }  # fmt: skip
+    assert {path.parent.name for path in SKILL_FILES} == {
+        "forge-retrain", "forge-improve-data", "forge-deploy-rollback", "forge-ask",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=[one.name for one in PROMPTS])
+def test_prompts_name_only_what_exists(prompt: Any) -> None:
+    assert unknown_names(prompt.body) == set()
+    assert "{{" not in prompt.render()
+    filled = prompt.render(**{name: f"<{name}>" for name in prompt.arguments})
+    assert all(f"<{name}>" in filled for name in prompt.arguments)
+
+
+@pytest.mark.parametrize("path", SKILL_FILES, ids=[path.parent.name for path in SKILL_FILES])
+def test_agent_skills_follow_the_format(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    _, head, body = text.split("---\n", 2)
+    fields = yaml.safe_load(head)
+    assert set(fields) <= {"name", "description", "license", "compatibility", "metadata"}
+    assert fields["name"] == path.parent.name
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", fields["name"]) and len(fields["name"]) <= 64
+    assert 1 <= len(fields["description"]) <= 1024
+    assert len(str(fields["compatibility"])) <= 500
+    assert len(text.splitlines()) < 500
+    assert unknown_names(body) == set()
+    named = set(re.findall(r"\b(forge-[a-z-]+[a-z])\b", body)) - {"forge-mcp", "forge-nano"}
+    assert named <= {one.parent.name for one in SKILL_FILES}
+    sections = load_sections()
+    for setting in re.findall(r"`([a-z]+\.[a-z_]+)`", body):
+        section, key = setting.split(".")
+        if section in sections:
+            assert key in sections[section], setting
+    for command in re.findall(r"forge-mcp ([a-z]+)", body):
+        assert command in {*skills(), "command", "serve"}, command
+
+
+def load_sections() -> dict[str, Any]:
+    from forge_mcp.settings import defaults
+
+    return defaults()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no head",
+        "---\ntitle: x\ndescription: y\n---\n{{slot}}",
+        "---\ntitle: x\ndescription: y\narguments: {a: b}\ndefaults: {a: c}\n---\nno slot",
+        "---\njust text\n---\nbody",
+    ],
+)
+def test_a_damaged_prompt_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.md"
+    path.write_text(text)
+    with pytest.raises(CorruptArtifact, match=r"bad\.md"):
+        read_prompt(path)

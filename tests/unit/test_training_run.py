@@ -1,0 +1,185 @@
+"""The skill `train`, the run it leaves, and opening it again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from training_models import make_base, make_dataset
+
+from forge_mcp import machine
+from forge_mcp.errors import BadInput, CorruptArtifact, GateRefused, NotFound, OutOfSpace
+from forge_mcp.pipeline.skill import SkillContext
+from forge_mcp.pipeline.train import TrainRequest, TrainResult, train
+from forge_mcp.schemas.events import Event
+from forge_mcp.settings import load_settings
+from forge_mcp.workspace import Artifact, Workspace
+
+mx = machine.mlx()
+HOW: dict[str, Any] = {"epochs": 2, "max_steps": 4, "learning_rate": 5e-3}
+
+
+class Trained(NamedTuple):
+    context: SkillContext
+    base: Path
+    dataset: Artifact
+    result: TrainResult
+    artifact: Artifact
+    events: list[Event]
+
+
+def context_in(folder: Path, events: list[Event]) -> SkillContext:
+    call = {"training": {"eval_steps": 2, "warmup_steps": 1, "rank": 4, "alpha": 8.0}}
+    return SkillContext(
+        workspace=Workspace(folder / "forge"),
+        settings=load_settings(call=call),
+        project="demo",
+        sink=events.append,
+        stage="train",
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("run")
+    base = make_base(folder / "base", "qwen2", tied=False)
+    events: list[Event] = []
+    context = context_in(folder, events)
+    dataset = make_dataset(context.workspace, "demo")
+    request = TrainRequest(dataset=dataset.id, base=str(base), **HOW)
+    result = train(request, context)
+    return Trained(
+        context, base, dataset, result, context.workspace.load(result.run_id), list(events)
+    )
+
+
+def test_the_result_and_the_files(trained: Trained) -> None:
+    result, artifact = trained.result, trained.artifact
+    assert result.steps == 4
+    assert result.valid_loss is not None
+    assert result.initial_valid_loss is not None
+    assert result.valid_loss < result.initial_valid_loss
+    assert result.peak_memory_bytes > 50e6
+    assert result.tokens_per_second > 0
+    assert Path(result.path) == artifact.path
+    assert artifact.manifest.parents == [trained.dataset.id]
+    assert {
+        "adapters.safetensors",
+        "initial_adapters.safetensors",
+        "residual/residual.safetensors",
+        "adapter_config.json",
+        "metrics.jsonl",
+        "loss.png",
+        "training.log",
+        "checkpoints/step-4/progress.json",
+    } <= set(artifact.manifest.checksums)
+    kinds = {event.kind for event in trained.events}
+    assert {"progress", "metric"} <= kinds
+    steps = [e.payload["done"] for e in trained.events if e.kind == "progress"]
+    assert steps[-4:] == [1, 2, 3, 4]
+    config = json.loads(artifact.file("adapter_config.json").read_text())
+    assert config["system_prompt"] == "Answer."
+    assert config["scaling"] == 2.0
+    assert config["base"]["name"] == "base"
+    assert not list((trained.context.workspace.home / "staging").iterdir())
+
+
+def test_asked_again_it_returns_the_same_run(trained: Trained) -> None:
+    request = TrainRequest(
+        dataset=trained.dataset.id,
+        base=str(trained.base),
+        epochs=2,
+        max_steps=4,
+        learning_rate=5e-3,
+    )
+    assert train(request, trained.context) == trained.result
+    assert len(trained.context.workspace.artifacts("run")) == 1
+
+
+def test_a_loaded_run_is_what_was_judged_while_training(trained: Trained) -> None:
+    from forge_mcp.training.batching import evaluate, read_rows, tokenise
+    from forge_mcp.training.run import load_run
+
+    run = load_run(trained.artifact)
+    rows = read_rows(trained.dataset.file("valid.jsonl"))
+    loss = evaluate(run.model, tokenise(rows, run.tokenizer, 2048).examples).loss
+    assert loss == pytest.approx(trained.result.valid_loss, rel=1e-6)
+    assert run.base_path == trained.base.resolve()
+
+
+def test_fused_weights_give_the_logits_of_the_adapters(trained: Trained) -> None:
+    from mlx.utils import tree_flatten
+    from mlx_lm.generate import stream_generate
+
+    from forge_mcp.training.bases import load_base
+    from forge_mcp.training.run import load_run
+
+    run = load_run(trained.artifact)
+    plain = load_base(str(trained.base)).model
+    fused = dict(run.fused_weights())
+    assert set(fused) == {name for name, _ in tree_flatten(plain.parameters())}
+    stored = mx.load(str(trained.base / "model.safetensors"))
+    assert set(fused) == set(stored)
+    assert all(value.dtype == mx.float32 for value in fused.values())
+    assert all(value.shape == stored[name].shape for name, value in fused.items())
+    tokens = mx.array([[1, 40, 17, 8, 99, 200]])
+    before = plain(tokens)
+    plain.load_weights(list(fused.items()))
+    expected = run.model(tokens)
+    assert mx.abs(plain(tokens) - expected).max().item() < 1e-4
+    assert mx.abs(before - expected).max().item() > 1e-2
+    said = [piece.token for piece in stream_generate(run.model, run.tokenizer, "f1?", max_tokens=3)]
+    assert said
+
+
+def test_a_changed_run_or_base_is_named(trained: Trained, tmp_path: Path) -> None:
+    from forge_mcp.training.run import load_run
+
+    home = tmp_path / "forge"
+    shutil.copytree(trained.context.workspace.home, home)
+    artifact = Workspace(home).load(trained.result.run_id)
+    residual = artifact.path / "residual/residual.safetensors"
+    whole = residual.read_bytes()
+    residual.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CorruptArtifact, match=r"residual.safetensors"):
+        load_run(artifact)
+    residual.write_bytes(whole)
+    moved = trained.base.with_name("moved")
+    trained.base.rename(moved)
+    try:
+        with pytest.raises(NotFound, match="base model of run-demo") as caught:
+            load_run(artifact)
+        assert str(trained.base) in caught.value.cause
+        make_base(trained.base, "qwen2", tied=False, seed=9)
+        with pytest.raises(CorruptArtifact, match="has changed"):
+            load_run(artifact)
+    finally:
+        shutil.rmtree(trained.base, ignore_errors=True)
+        moved.rename(trained.base)
+    load_run(artifact)
+
+
+def test_only_validated_datasets_are_trained_on(tmp_path: Path) -> None:
+    context = context_in(tmp_path, [])
+    unvalidated = make_dataset(context.workspace, "demo", validated=None)
+    with pytest.raises(BadInput, match="has not been validated") as caught:
+        train(TrainRequest(dataset=unvalidated.id), context)
+    assert f"forge-mcp validate {unvalidated.id}" in caught.value.next_step
+    failed = make_dataset(context.workspace, "demo", validated=False)
+    with pytest.raises(GateRefused, match="did not pass"):
+        train(TrainRequest(dataset=failed.id), context)
+
+
+def test_a_full_disk_is_told_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = context_in(tmp_path, [])
+    dataset = make_dataset(context.workspace, "demo")
+    base = make_base(tmp_path / "base")
+    monkeypatch.setattr("forge_mcp.workspace.free_bytes", lambda path: 1000)
+    with pytest.raises(OutOfSpace):
+        train(TrainRequest(dataset=dataset.id, base=str(base)), context)
+    assert not list((context.workspace.home / "staging").iterdir())
