@@ -105,7 +105,13 @@ def describe_progress(
     """E.g. 'train 40/600: epoch 1 (loss 1.23, 310 tokens/s)'."""
     count = f"{done}/{total}" if total is not None else str(done)
     text = f"{stage} {count}" + (f": {message}" if message else "")
-    return f"{text} ({metrics})" if metrics else text
+    # Training tells the losses of this very step in its message; the metrics are one step older.
+    parts = [
+        part
+        for part in metrics.split(", ")
+        if part and not ("loss" in message and part.startswith(("loss", "valid loss")))
+    ]
+    return f"{text} ({', '.join(parts)})" if parts else text
 
 
 def describe_metrics(payload: Mapping[str, Any]) -> str:
@@ -158,7 +164,9 @@ def _lines(fields: Mapping[str, Any], indent: str) -> list[str]:
     width = max((len(name) for name in shown), default=0)
     lines = []
     for name, value in shown.items():
-        if isinstance(value, dict) and any(isinstance(v, dict | list) for v in value.values()):
+        if isinstance(value, dict) and any(
+            isinstance(v, dict | list | str) for v in value.values()
+        ):
             lines.append(f"{indent}{name}")
             lines += _lines(value, indent + "  ")
         elif isinstance(value, list) and any(isinstance(v, dict) for v in value):

@@ -227,8 +227,7 @@ class _Walk:
     def note_import(self, node: Node) -> None:
         """Any import, wherever it stands."""
         names = self.language.imports(node)
-        plain = node.type in ("import_statement", "import_declaration", "import_from_statement")
-        if names or plain or node.type == "import_spec":
+        if names or node.type not in self.language.roles[OPEN]:
             whole = node
             if node.type == "variable_declarator" and node.parent is not None:
                 whole = node.parent

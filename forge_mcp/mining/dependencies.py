@@ -67,9 +67,11 @@ class Resolver:
     def resolve(self, name: str, block: CodeBlock) -> CodeBlock | None:
         """The block that a dotted name means inside a block, or None where that is not certain."""
         parts = name.replace("?.", ".").split(".")
-        owner = self._receiver_class(parts[0], block)
+        inherited = parts[0] in ("super()", "super")
+        owner = self._receiver_class("self" if inherited else parts[0], block)
         if owner is not None:
-            return self._member(owner, parts[1], MAX_HOPS) if len(parts) == 2 else None
+            find = self._inherited if inherited else self._member
+            return find(owner, parts[1], MAX_HOPS) if len(parts) == 2 else None
         if any(p["name"] == parts[0] for p in block.metadata.get("parameters", ())):
             return None
         for scope in _scopes(block):
@@ -118,6 +120,10 @@ class Resolver:
             scope = self.packages[posixpath.dirname(owner.path)]
         if qualified in scope:
             return scope[qualified]
+        return self._inherited(owner, name, hops)
+
+    def _inherited(self, owner: CodeBlock, name: str, hops: int) -> CodeBlock | None:
+        """A method of the bases of a class."""
         for text in owner.metadata.get("bases", ()) if hops else ():
             base = _base_name(text)
             if base.split(".")[0] in SELF:  # an attribute of an object: no name of a class

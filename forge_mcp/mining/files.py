@@ -188,10 +188,10 @@ def _translate(glob: str) -> re.Pattern[str]:
 
 
 def matches(path: str, glob: str) -> bool:
-    """Whether a glob matches a path or one of the folders that it stands in, as in .gitignore.
+    """Whether a glob matches a path or one of the folders that it stands in, much as in .gitignore.
 
     `*` and `?` stay within a folder name, `**` does not. A glob without an inner slash matches at
-    any depth (`docs`, `*.pb.go`), one with a slash from the root (`src/**/gen`).
+    any depth (`docs`, `*.pb.go`), one with a slash from the root (`src/**/gen`, `/docs`).
     """
     return bool(_translate(glob).fullmatch(path))
 

@@ -1,4 +1,4 @@
-"""dataset ──validate──▶ the same dataset, scored, filtered, with a quality report (gate: quality)."""
+"""dataset ──validate──▶ the same dataset, scored and filtered, with a report (gate: quality)."""
 
 from __future__ import annotations
 

@@ -17,7 +17,6 @@ from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.schemas.raft_examples import Fact
 
 MAX_VALUE = 180  # characters of a value
-RECEIVERS = ("self", "cls", "this")
 
 # kind: the most items that one answer may list
 KINDS: dict[str, int] = {
@@ -149,7 +148,7 @@ class Parameter:
 
 
 def parameters(block: CodeBlock) -> list[Parameter]:
-    """The parameters that a caller gives: without the receiver of a method."""
+    """The parameters that a caller gives; mining leaves the receiver of a method out."""
     rows = [
         Parameter(
             str(row.get("name") or ""),
@@ -158,14 +157,13 @@ def parameters(block: CodeBlock) -> list[Parameter]:
         )
         for row in block.metadata.get("parameters") or []
     ]
-    if block.block_type == "method" and rows and rows[0].name in RECEIVERS:
-        rows = rows[1:]
     return [row for row in rows if row.name and row.name not in ("*", "/")]
 
 
 def _signature(block: CodeBlock) -> Derived:
     if block.block_type in ("function", "method") and block.signature:
-        yield "", (one_line(block.signature).removesuffix(":").rstrip(" {"),)
+        text = re.sub(r"#[^\n]*\n", "\n", block.signature)  # comments between parameters
+        yield "", (one_line(text).removesuffix(":").rstrip(" {"),)
 
 
 def _parameters(block: CodeBlock) -> Derived:

@@ -126,7 +126,7 @@ REASONS: dict[str, str] = {
     "bases": "The class begins with {q}.",
     "methods": "`{n}` defines {q}.",
     "imports": "The file has the line {q}.",
-    "constant": "`{n}` has the line {q}.",
+    "constant": "The file has the line {q}.",
     "location": "`{n}` is declared as {q}.",
     "purpose": "The documentation of `{n}` says {q}.",
 }
@@ -186,16 +186,16 @@ def find_quote_for(fact: Fact, block: CodeBlock) -> str | None:
     items = value_items(fact)
     first = re.escape(items[0].splitlines()[0]) if items else ""
     subject = re.escape(fact.subject)
-    if fact.kind in ("signature", "parameters") and len(block.signature) <= MAX_HEADER:
-        if "\n" in block.signature and block.signature in block.source_code:
-            return block.signature
+    whole = "\n" in block.signature and len(block.signature) <= MAX_HEADER
+    if fact.kind in ("signature", "parameters") and whole and block.signature in block.source_code:
+        return block.signature
     if fact.kind in ("signature", "parameters", "location", "bases"):
         return header(block)
     if fact.kind == "annotation" and fact.subject == "return":
         return _line(block, rf"(?:->|:|\)).*{first}") or _line(block, first) or header(block)
     patterns = {
-        "default": rf"\b{subject}\b[^,]*=\s*{first}",
-        "annotation": rf"\b{subject}\b.*{first}",
+        "default": rf"\b{subject}\b\s*(?:[?:].*?)?=\s*{first}",
+        "annotation": rf"\b{subject}\b.*{first}|{first}\s+{subject}\b",
         "decorators": first,
         "raises": rf"\b(?:raise|throw)\b.*{first}|{first}",
         "guard": rf"\bif\s+{first}\s*:",
@@ -211,12 +211,12 @@ def find_quote_for(fact: Fact, block: CodeBlock) -> str | None:
 
 
 def header(block: CodeBlock) -> str | None:
-    """The line that declares a block's name, decorators and comments passed over."""
-    name = re.escape(block.name)
+    """The line that declares a block, decorators and comments passed over."""
     if block.block_type == "module":
         return _line(block, r"\S")
-    python = rf"^\s*(?:async\s+def|def|class)\s+{name}\b"
-    return _line(block, python if block.language == "python" else rf"\b{name}\b")
+    declared = block.signature.split("\n", 1)[0].strip()
+    line = _line(block, re.escape(declared)) if declared else None
+    return line or _line(block, rf"^(?!//|/\*|\*|#|@).*\b{re.escape(block.name)}\b")
 
 
 def _line(block: CodeBlock, pattern: str, skip_header: bool = False) -> str | None:

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from forge_mcp.raft.facts import (
-    RECEIVERS,
     derive_kind,
     exception_name,
     first_sentence,
@@ -130,7 +129,7 @@ def _check_python(fact: Fact, block: CodeBlock) -> bool:
         found = _module_values(fact, tree) if tree is not None else None
     else:
         node = definition(block)
-        found = _definition_values(fact, node) if node is not None else None
+        found = _definition_values(fact, node, block.block_type) if node is not None else None
     if found is None:
         return False
     if fact.kind == "signature":
@@ -151,7 +150,7 @@ def _normalise(kind: str, item: str) -> str:
         return item
 
 
-def _definition_values(fact: Fact, node: Definition) -> list[str] | None:
+def _definition_values(fact: Fact, node: Definition, block_type: str) -> list[str] | None:
     """The value of `fact` as the tree has it, or None where the tree has no such thing."""
     if fact.kind == "decorators":
         return [ast.unparse(d) for d in node.decorator_list]
@@ -165,10 +164,10 @@ def _definition_values(fact: Fact, node: Definition) -> list[str] | None:
         if fact.kind == "constant":
             return _assigned(node.body, fact.subject)
         return None
-    return _function_values(fact, node)
+    return _function_values(fact, node, block_type)
 
 
-def _function_values(fact: Fact, node: Function) -> list[str] | None:
+def _function_values(fact: Fact, node: Function, block_type: str) -> list[str] | None:
     arguments = node.args
     positional = [*arguments.posonlyargs, *arguments.args]
     defaults = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
@@ -182,8 +181,9 @@ def _function_values(fact: Fact, node: Function) -> list[str] | None:
     if fact.kind == "signature":
         return [_signature_key_of(node)]
     if fact.kind == "parameters":
-        names = [a.arg for a, _ in pairs]
-        return names[1:] if names[:1] and names[0] in RECEIVERS else names
+        static = any(ast.unparse(d) == "staticmethod" for d in node.decorator_list)
+        receiver = block_type == "method" and positional and not static
+        return [a.arg for a, _ in pairs[1 if receiver else 0 :]]
     if fact.kind == "annotation" and fact.subject == "return":
         return [ast.unparse(node.returns)] if node.returns else None
     if fact.kind in ("annotation", "default"):

@@ -80,6 +80,8 @@ class LlamaCppChat:
             cpu.poll = 0  # sleep instead of spinning while there is nothing to do
         try:
             self._server: Any = xllamacpp.Server(parameters)
+            # Waits for the server's loop: a server that is closed before that has begun never ends.
+            self._server.handle_metrics()
         except (RuntimeError, ValueError) as error:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise CorruptArtifact(

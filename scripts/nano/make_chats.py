@@ -31,17 +31,24 @@ from forge_mcp.settings import load_settings
 TURNS = 12  # tokens that the chat template adds to the three turns
 
 
-def copy_usable(folder: Path, target: Path) -> int:
-    """Copy the files that data.py would train on; returns their number."""
+def copy_usable(folder: Path, target: Path, max_bytes: int, seed: int) -> int:
+    """Copy files that data.py would train on, in an order drawn from the seed, up to a size.
+
+    Returns:
+        their number.
+    """
     standard_library = folder.resolve() == Path(sysconfig.get_paths()["stdlib"]).resolve()
-    copied = 0
-    for path in sorted(folder.rglob("*.py")):
+    copied, room = 0, max_bytes
+    for path in shuffled(sorted(folder.rglob("*.py")), seed, "files"):
         parts = path.relative_to(folder).parts
         if not data.wanted((folder.name, *parts)) or data.read(path) is None:
             continue
         skipped = data.STDLIB_SKIP | data.HELD_OUT if standard_library else frozenset()
         if {part.removesuffix(".py") for part in parts} & skipped:
             continue
+        room -= path.stat().st_size
+        if room < 0:
+            break
         place = target.joinpath(*parts)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, place)
@@ -57,14 +64,9 @@ def chats_of(folder: Path, tokenizer: Tokenizer, args: argparse.Namespace) -> li
     )
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        files = copy_usable(folder, root / folder.name)
+        files = copy_usable(folder, root / folder.name, args.max_bytes, args.seed)
         mined = parse_repository(root, settings)
-    examples_per_block = raft.examples_per_block
-    blocks = mined.blocks
-    if len(blocks) * examples_per_block > 2 * args.max_examples:
-        examples_per_block = max(2, 2 * args.max_examples // len(blocks))
-    raft = raft.model_copy(update={"examples_per_block": examples_per_block})
-    dataset = build_dataset(blocks, raft, others=mined.rejected)
+    dataset = build_dataset(mined.blocks, raft, others=mined.rejected)
     rows, long = [], 0
     chats = [row for split in SPLITS for row in dataset.rows(split)]
     for row in shuffled(chats, args.seed, folder.name):
@@ -74,7 +76,7 @@ def chats_of(folder: Path, tokenizer: Tokenizer, args: argparse.Namespace) -> li
         elif len(rows) < args.max_examples:
             rows.append(json.dumps(row.model_dump(), ensure_ascii=False))
     print(
-        f"{folder.name}: {files} files, {len(blocks)} blocks, {len(chats)} examples, "
+        f"{folder.name}: {files} files, {len(mined.blocks)} blocks, {len(chats)} examples, "
         f"{long} too long, {len(rows)} written; left out: {dataset.skipped}",
         file=sys.stderr,
         flush=True,
@@ -89,16 +91,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True, help="a tokenizer.json")
     parser.add_argument("--max-examples", type=int, default=12_000, help="per corpus")
+    parser.add_argument("--max-bytes", type=int, default=1_500_000, help="code read per corpus")
     parser.add_argument("--max-tokens", type=int, default=1400, help="per chat")
     parser.add_argument("--document-chars", type=int, default=1200, help="raft.max_document_chars")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
-    rows = [row for folder in args.folders for row in chats_of(folder, tokenizer, args)]
+    rows: list[str] = []
     partial = args.output.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(f"{row}\n" for row in shuffled(rows, args.seed))
-    partial.replace(args.output)
+    for folder in args.folders:  # written again after each corpus: usable before the last one
+        rows += chats_of(folder, tokenizer, args)
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(f"{row}\n" for row in shuffled(rows, args.seed))
+        partial.replace(args.output)
     print(f"{len(rows)} chats, {args.output.stat().st_size / 1e6:.0f} MB", file=sys.stderr)
 
 

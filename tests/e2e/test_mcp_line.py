@@ -63,7 +63,7 @@ async def agent(tmp_path: Path, **environment: str) -> AsyncIterator[Client]:
 
 async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
     """A tool's structured result; its error text fails the test."""
-    with anyio.fail_after(100):
+    with anyio.fail_after(200):
         result = await client.call_tool(tool, arguments)
     assert not result.is_error, f"{tool}: {getattr(result.content[0], 'text', '')}"
     fields: dict[str, Any] = result.structured_content or {}
@@ -75,7 +75,7 @@ async def read(client: Client, uri: str) -> str:
     return str(getattr(contents[0], "text", ""))
 
 
-async def test_every_tool_of_the_line(tmp_path: Path, repository: Path) -> None:
+async def test_the_line_step_by_step_and_in_one_call(tmp_path: Path, repository: Path) -> None:
     async with agent(tmp_path, **OPEN_GATE) as client:
         made = await call(client, "init", repo=str(repository), name="sample")
         assert made["project"] == "sample" and Path(made["path"]).is_file()
@@ -142,35 +142,38 @@ async def test_every_tool_of_the_line(tmp_path: Path, repository: Path) -> None:
         nothing = await client.call_tool("rollback", {"project": "sample"})
         assert nothing.is_error
 
+        await retrain_in_one_call(client, repository, run["run_id"], deployed["model"])
 
-async def test_retrain_in_one_call_then_rollback(tmp_path: Path, repository: Path) -> None:
+
+async def retrain_in_one_call(client: Client, repository: Path, run: str, model: str) -> None:
+    """`retrain` finds what is there, makes what a change asks for, and can be taken back."""
+    unchanged = await call(client, "retrain", repo=str(repository), quantization="q8_0")
+    assert (unchanged["state"], unchanged["deployed"]) == ("succeeded", True)
+    assert unchanged["train"]["run_id"] == run
+    assert unchanged["deploy"]["model"] == model
+
+    (repository / "extra.py").write_text(
+        'def triple(number: int, factor: int = 3) -> int:\n    """Three times a number."""\n'
+        "    if number < 0:\n        raise ValueError('negative')\n    return number * factor\n"
+    )
     seen: list[tuple[float, float | None]] = []
 
     async def show(progress: float, total: float | None, message: str | None) -> None:
         seen.append((progress, total))
 
-    async with agent(tmp_path, **OPEN_GATE) as client:
-        first = await client.call_tool("retrain", {"repo": str(repository)}, progress_callback=show)
-        result = first.structured_content
-        assert result is not None, str(getattr(first.content[0], "text", ""))
-        assert (result["state"], result["deployed"]) == ("succeeded", True), result["reasons"]
-        stages = ("extract", "synthesize", "validate", "train", "evaluate", "export", "deploy")
-        assert all(result[stage] for stage in stages)
-        assert seen and [one[0] for one in seen] == sorted({one[0] for one in seen})
+    changed = await client.call_tool(
+        "retrain", {"repo": str(repository), "quantization": "q8_0"}, progress_callback=show
+    )
+    newer = changed.structured_content
+    assert newer is not None, str(getattr(changed.content[0], "text", ""))
+    assert (newer["state"], newer["deployed"]) == ("succeeded", True), newer["reasons"]
+    stages = ("extract", "synthesize", "validate", "train", "evaluate", "export", "deploy")
+    assert all(newer[stage] for stage in stages)
+    assert newer["deploy"]["previous"] == model
+    assert seen and [one[0] for one in seen] == sorted({one[0] for one in seen})
 
-        again = await call(client, "retrain", repo=str(repository))
-        assert again["train"]["run_id"] == result["train"]["run_id"]
-        assert again["deploy"]["model"] == result["deploy"]["model"]
-
-        (repository / "extra.py").write_text(
-            'def triple(number: int, factor: int = 3) -> int:\n    """Three times a number."""\n'
-            "    if number < 0:\n        raise ValueError('negative')\n    return number * factor\n"
-        )
-        newer = await call(client, "retrain", repo=str(repository))
-        assert newer["deploy"]["previous"] == result["deploy"]["model"]
-        back = await call(client, "rollback", project=str(repository))
-        assert back["active"] == result["deploy"]["model"]
-        assert back["previous"] == newer["deploy"]["model"]
+    back = await call(client, "rollback", project=str(repository))
+    assert (back["active"], back["previous"]) == (model, newer["deploy"]["model"])
 
 
 async def test_a_closed_gate_stops_the_line(tmp_path: Path, repository: Path) -> None:

@@ -22,9 +22,7 @@ def blocks_of(files: Mapping[str, str]) -> list[CodeBlock]:
 
 def _file_blocks(path: str, text: str) -> Iterator[CodeBlock]:
     tree = ast.parse(text)
-    top = {
-        n.name: f"{path}::{n.name}" for n in tree.body if isinstance(n, Function | ast.ClassDef)
-    }
+    top = {n.name: f"{path}::{n.name}" for n in tree.body if isinstance(n, Function | ast.ClassDef)}
     yield from _walk(tree, "", path, text, top)
 
 
@@ -48,7 +46,9 @@ def _block(
     lines = text.splitlines(keepends=True)
     first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
     assert node.end_lineno is not None
-    start = len("".join(lines[: first - 1])) + len(lines[first - 1]) - len(lines[first - 1].lstrip())
+    start = (
+        len("".join(lines[: first - 1])) + len(lines[first - 1]) - len(lines[first - 1].lstrip())
+    )
     end = len("".join(lines[: node.end_lineno - 1])) + (node.end_col_offset or 0)
     source = text[start:end]
     kind: BlockType = "class"
@@ -89,7 +89,7 @@ def _block(
         end_byte=end,
         tokens=len(source.split()),
         dependencies=list(dict.fromkeys(resolved)),
-        quality_score=0.8,
+        quality_score=0.5 if ast.get_docstring(node) else 0.1,
         metadata=metadata,
     )
 
@@ -128,3 +128,122 @@ def _function_metadata(node: Function, text: str, in_class: bool) -> dict[str, A
 
 def _text(node: ast.AST | None, text: str) -> str:
     return (ast.get_source_segment(text, node) or "") if node is not None else ""
+
+
+SHOP = {
+    "shop/cart.py": '''\
+"""The shopping cart."""
+
+
+class Cart(Basket):
+    """A cart that holds items until they are paid."""
+
+    def __init__(self, owner, limit: int = 20):
+        self.owner = owner
+        self.limit = limit
+        self.items = []
+
+    def add(self, item: Item, count: int = 1) -> int:
+        """Put an item into the cart. Returns how many there are."""
+        if count < 1:
+            raise ValueError("count must be positive")
+        self.check_room(count)
+        self.items.extend([item] * count)
+        return len(self.items)
+
+    def check_room(self, count: int) -> None:
+        """Refuse more items than the limit."""
+        if len(self.items) + count > self.limit:
+            raise CartFull(self.limit)
+
+    @property
+    def total(self) -> float:
+        """Sum of the prices of all items."""
+        return sum(item.price for item in self.items)
+
+
+class Basket:
+    """Something that can be carried."""
+
+    def lift(self, hands=2, *, carefully: bool = True):
+        """Lift the basket with both hands."""
+        return hands * carefully
+''',
+    "shop/prices.py": '''\
+def parse_price(text: str, currency: str = "EUR") -> float:
+    """Read a price such as 12.50 from a text."""
+    if not text:
+        raise ValueError("empty price")
+    return round(float(text.strip()), 2)
+
+
+def discount(price: float, percent: float = 10.0) -> float:
+    """Lower a price by some percent."""
+    return apply_rate(price, 1 - percent / 100)
+
+
+def apply_rate(price: float, rate: float) -> float:
+    """Multiply a price by a rate and round it."""
+    if rate < 0:
+        raise RateError(rate)
+    return round(price * rate, 2)
+''',
+    "shop/store.py": '''\
+class Store:
+    """Keeps carts by the name of their owner."""
+
+    def __init__(self, path="carts.json"):
+        self.path = path
+        self.carts = {}
+
+    def add(self, name: str, cart: Cart) -> None:
+        """Remember the cart of a customer."""
+        if name in self.carts:
+            raise KeyError(name)
+        self.carts[name] = cart
+
+    def load(self, encoding: str = "utf-8") -> dict:
+        """Read all carts from the file."""
+        with open(self.path, encoding=encoding) as file:
+            self.carts = decode(file.read())
+        return self.carts
+
+
+def decode(text: str, strict: bool = False) -> dict:
+    """Turn the text of a file into carts."""
+    rows = text.splitlines()
+    return {row: strict for row in rows}
+''',
+    "shop/mail.py": '''\
+async def send(address: str, subject: str = "Your order", retries: int = 3) -> bool:
+    """Send a message and wait for the answer."""
+    for attempt in range(retries):
+        answer = await post(address, subject)
+        if answer:
+            return True
+    raise ConnectionError(address)
+
+
+async def post(address: str, body: str) -> bool:
+    """Hand a message to the post office."""
+    if "@" not in address:
+        raise AddressError(address)
+    return await deliver(address, body)
+''',
+    "shop/report.py": '''\
+class Report(Table):
+    """A table of what was sold."""
+
+    rows = 10
+
+    @cached
+    def header(self, title: str, width: int = 40) -> str:
+        """The first line of the table."""
+        return title.center(width, "-")
+
+    def add(self, row: tuple, *cells: str, **options: int) -> None:
+        """Put a row below the last one."""
+        self.lines.append(row)
+        self.lines.sort(key=len)
+''',
+}

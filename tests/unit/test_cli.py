@@ -440,6 +440,13 @@ def test_durations(seconds: float, text: str) -> None:
     assert terminal.describe_seconds(seconds) == text
 
 
+def test_a_loss_is_told_once() -> None:
+    metrics = "loss 1.300, valid loss 2.000, 310 tokens/s"
+    told = terminal.describe_progress("train", 3, 4, "loss 1.200", metrics)
+    assert told == "train 3/4: loss 1.200 (310 tokens/s)"
+    assert terminal.describe_progress("train", 3, None, "", metrics) == f"train 3 ({metrics})"
+
+
 def test_faults_name_what_the_user_can_change(tmp_path: Path) -> None:
     assert isinstance(in_words(OSError(13, "denied", "/x"), "train", tmp_path), BadInput)
     assert in_words(KeyboardInterrupt(), "train", tmp_path).code == "cancelled"

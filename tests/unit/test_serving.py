@@ -8,6 +8,7 @@ tokens, weights, sampling, stopping) with an outcome that is known beforehand.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -92,7 +93,7 @@ def scripted_model(folder: Path, answer: str, *, ends: bool = True) -> Path:
     embedding[:, 63] = 1.0  # every other token: a direction that leads to the end
     head = mx.zeros((len(tokenizer), 64))
     head[tokenizer.eos_token_id, 63] = 1.0
-    for place, (token, after) in enumerate(zip(chain, chain[1:], strict=False)):
+    for place, (token, after) in enumerate(itertools.pairwise(chain)):
         embedding[token, 63] = 0.0
         embedding[token, place] = 1.0
         head[after, place] = 1.0

@@ -17,7 +17,7 @@ import forge_mcp
 from forge_mcp.errors import BadInput
 from forge_mcp.interfaces.mcp.prompts import add_prompts
 from forge_mcp.interfaces.mcp.resources import add_resources, recent_artifacts
-from forge_mcp.interfaces.mcp.tools import SkillTools, without_titles
+from forge_mcp.interfaces.mcp.tools import SkillTools, with_results_named, without_titles
 from forge_mcp.pipeline.context import make_request
 from forge_mcp.pipeline.skill import skills
 from forge_mcp.workspace import Workspace
@@ -53,12 +53,15 @@ class ForgeServer(MCPServer[Any]):
         add_prompts(self)
 
     async def list_tools(self) -> list[Tool]:
-        """The tools, without the titles that pydantic writes for every property."""
+        """The tools with schemas that say everything once: agents read them all."""
+        results = {skill.result.__name__: skill.name for skill in skills().values()}
         return [
             tool.model_copy(
                 update={
                     "input_schema": without_titles(tool.input_schema),
-                    "output_schema": without_titles(tool.output_schema),
+                    "output_schema": with_results_named(
+                        without_titles(tool.output_schema), results
+                    ),
                 }
             )
             for tool in await super().list_tools()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -246,6 +247,27 @@ def without_titles(schema: Any) -> Any:
         else:
             kept[key] = without_titles(value)
     return kept
+
+
+def with_results_named(schema: dict[str, Any], results: Mapping[str, str]) -> dict[str, Any]:
+    """An output schema in which the results of other skills are named instead of spelled out.
+
+    Args:
+        schema: of a skill that returns other skills' results.
+        results: name of a result model → the skill that returns it.
+    """
+    definitions = dict(schema.get("$defs", {}))
+    for model in definitions.keys() & results.keys():
+        definitions[model] = {"type": "object", "description": f"What {results[model]} returns."}
+    while True:
+        text = json.dumps([{**schema, "$defs": {}}, definitions])
+        unused = [name for name in definitions if f'"#/$defs/{name}"' not in text]
+        if not unused:
+            break
+        for name in unused:
+            del definitions[name]
+    rest = {key: value for key, value in schema.items() if key != "$defs"}
+    return {"$defs": definitions, **rest} if definitions else rest
 
 
 def _log(message: str) -> Event:

@@ -53,7 +53,6 @@ class Python(Language):
                 "for_statement",
                 "while_statement",
                 "except_clause",
-                "except_group_clause",
                 "conditional_expression",
                 "boolean_operator",
                 "case_clause",
@@ -61,7 +60,7 @@ class Python(Language):
                 "if_clause",
             }
         ),
-        IMPORT: frozenset({"import_statement", "import_from_statement"}),
+        IMPORT: frozenset({"import_statement", "import_from_statement", "future_import_statement"}),
         DECORATOR: frozenset({"decorator"}),
     }
 
@@ -134,8 +133,9 @@ class Python(Language):
             node = children[-1]
 
     def callee(self, node: Node) -> str:
-        """`json.dumps` of `json.dumps(x)`."""
-        return dotted(node.child_by_field_name("function"))
+        """`json.dumps` of `json.dumps(x)`; of `super().f()` only the whole."""
+        called = dotted(node.child_by_field_name("function"))
+        return "" if called == "super" else called
 
     def raised(self, node: Node) -> str:
         """`ValueError` of `raise ValueError(x) from e`; '' where a variable is raised."""
@@ -148,7 +148,8 @@ class Python(Language):
 
     def imports(self, node: Node) -> list[Import]:
         """`import a.b`, `import a as b`, `from .a import b as c`."""
-        origin = text(node.child_by_field_name("module_name"))
+        future = "__future__" if node.type == "future_import_statement" else ""
+        origin = future or text(node.child_by_field_name("module_name"))
         found = []
         for child in node.children_by_field_name("name"):
             name = text(child.child_by_field_name("name")) if _aliased(child) else text(child)
