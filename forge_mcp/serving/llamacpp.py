@@ -69,6 +69,7 @@ class LlamaCppChat:
         parameters.verbosity = QUIET
         parameters.ui = False
         parameters.endpoint_slots = False
+        parameters.endpoint_metrics = True  # for the call below
         parameters.warmup = False
         parameters.fit_params = False
         parameters.cache_ram_mib = 0

@@ -67,7 +67,8 @@ def chats_of(folder: Path, tokenizer: Tokenizer, args: argparse.Namespace) -> li
         files = copy_usable(folder, root / folder.name, args.max_bytes, args.seed)
         mined = parse_repository(root, settings)
     dataset = build_dataset(mined.blocks, raft, others=mined.rejected)
-    rows, long = [], 0
+    rows: list[str] = []
+    long = 0
     chats = [row for split in SPLITS for row in dataset.rows(split)]
     for row in shuffled(chats, args.seed, folder.name):
         tokens = sum(len(tokenizer.encode(m.content).ids) for m in row.messages) + TURNS

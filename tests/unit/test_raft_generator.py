@@ -34,7 +34,7 @@ from forge_mcp.raft.preferences import corrupt
 from forge_mcp.raft.splits import assign_splits, shared_content
 from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.schemas.prompt import ABSTAIN_ANSWER, find_quote, parse_answer, render_answer
-from forge_mcp.schemas.raft_examples import SPLITS, Fact, RaftExample
+from forge_mcp.schemas.raft_examples import SPLITS, Fact, RaftExample, Split
 from forge_mcp.settings import RaftSettings, load_settings
 from forge_mcp.workspace import Workspace, hash_inputs, write_jsonl
 
@@ -551,7 +551,8 @@ def test_files_are_split_whole_and_by_share(
     if len(sizes) < 3:
         assert set(splits.values()) == {"train"}
         return
-    for split, share in (("valid", valid), ("test", test)):
+    shares: tuple[tuple[Split, float], ...] = (("valid", valid), ("test", test))
+    for split, share in shares:
         if share > 0:
             assert held[split] >= 1
             one = len([p for p, s in splits.items() if s == split]) == 1
