@@ -76,7 +76,10 @@ def metric_comparison(path: Path, metrics: Mapping[Role, Sequence[Metric]]) -> N
     right.set_title("Answers to held-out questions", loc="left")
     right.grid(axis="x", color="#d0d7de", linewidth=0.6)
     figure.legend(
-        *right.get_legend_handles_labels(), frameon=False, loc="outside upper right", ncols=len(named)
+        *right.get_legend_handles_labels(),
+        frameon=False,
+        loc="outside upper right",
+        ncols=len(named),
     )
     # Without its metadata the same numbers give the same bytes.
     figure.savefig(path, metadata={"Software": None})

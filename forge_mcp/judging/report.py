@@ -165,13 +165,19 @@ def _verdict(report: EvaluationReport) -> str:
     else:
         head = "**Do not deploy.** The gate says no:"
     reasons = [f"- {reason}." for reason in report.reasons]
-    return "\n".join([head, "", *reasons, *figures])
+    unproven = [
+        f"- That it answers better than the {c.against} is not shown: the interval of the "
+        "difference reaches 0."
+        for c in report.comparisons
+        if c.accuracy_difference.low <= 0 <= c.accuracy_difference.high
+    ]
+    return "\n".join([head, "", *reasons, *figures, *unproven])
 
 
 def _comparison_table(report: EvaluationReport) -> str:
     roles = list(report.metrics)
     named = {role: {m.name: m for m in measured} for role, measured in report.metrics.items()}
-    names = list(dict.fromkeys(m.name for measured in report.metrics.values() for m in measured))
+    names = [name for name in MEANINGS if any(name in measured for measured in named.values())]
     rows = []
     for name in names:
         gain = report.improvement_over_base.get(name)

@@ -125,8 +125,9 @@ def export(request: ExportRequest, context: SkillContext) -> ExportResult:
                 cause="; ".join(parity["reasons"])
                 + f" (agreement {parity['argmax_agreement']:.1%}, KL {parity['mean_kl']:.4f} on "
                 f"{parity['tokens_compared']} tokens)",
-                next_step="Nothing was kept or deployed. Export with less quantisation "
-                "(--quantization q6_k, q8_0 or f16).",
+                next_step="Nothing was kept or deployed. Where weights differ, export with less "
+                "quantisation (--quantization q6_k, q8_0 or f16); where tokens or chats differ, "
+                "train on another base.",
             )
         (staged.path / PARITY).write_text(json.dumps(parity, indent=2) + "\n", encoding="utf-8")
         target = workspace.folder("export") / export_id

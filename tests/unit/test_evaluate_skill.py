@@ -121,6 +121,7 @@ def test_a_run_is_judged_and_the_report_holds_every_figure(
     assert report.num_training_examples == 12
     markdown = artifact.file("report.md").read_text()
     assert markdown.index("**Deploy.**") < markdown.index("## Comparison")
+    assert "That it answers better than the base is not shown" in markdown, "both answer at random"
     for role, metrics in report.metrics.items():
         assert {metric.name for metric in metrics} >= {
             "perplexity",

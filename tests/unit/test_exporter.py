@@ -701,3 +701,20 @@ def test_parsing_any_text_gives_a_modelfile_or_an_error_in_words(text: str) -> N
 def test_broken_modelfiles_are_named(text: str, named: str) -> None:
     with pytest.raises(BadInput, match=named):
         parse_modelfile(text)
+
+
+# -- the embedded base -----------------------------------------------------------------------------
+
+
+def test_forge_nano_exported_is_forge_nano(tmp_path: Path) -> None:
+    folder = Path(workspace.__file__).parent / "assets" / "forge-nano"
+    text = Path(workspace.__file__).read_text()
+    _, tokenizer = load(folder)
+    ids = tokenizer.encode(text)[:256]
+    truth = mlx_logits(folder, ids)
+    path = convert_to_gguf(folder, tmp_path / "nano.gguf", "f16")
+    with GgufModel(path, context=256, threads=1) as file:
+        found = file.logits(ids, len(ids))
+        assert file.tokenize(text) == tokenizer.encode(text)
+        assert file.ends(tokenizer.eos_token_id)
+    assert (found.argmax(-1) == truth.argmax(-1)).mean() >= 0.99

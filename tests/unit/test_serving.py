@@ -71,7 +71,7 @@ def scripted_model(folder: Path, answer: str, *, ends: bool = True) -> Path:
     tokenizer = write_tokenizer(folder)
     added = [
         AddedToken(text, special=False, normalized=False)
-        for text in ("##end_quote##", "<ANSWER>:", "def zip_all(rows):", " `rows`", "\n<A")
+        for text in ("##end_quote##\n", "<ANSWER>:", "def zip_all(rows):", " `rows`")
     ]
     tokenizer.add_tokens(added)
     tokenizer.save_pretrained(str(folder))
