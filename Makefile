@@ -30,7 +30,7 @@ lint: install  ## Style, types, generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python scripts/generate_skills.py --check
+	$(BIN)/python -m forge_mcp.interfaces.catalogue --check
 	$(BIN)/python scripts/generate_docs.py --check
 
 format: install
@@ -38,7 +38,7 @@ format: install
 	$(BIN)/ruff check --fix .
 
 docs: install  ## Write skills.yaml and the generated pages of docs anew
-	$(BIN)/python scripts/generate_skills.py
+	$(BIN)/python -m forge_mcp.interfaces.catalogue
 	$(BIN)/python scripts/generate_docs.py
 
 bench: install  ## Every benchmark; see docs/benchmarks.md
