@@ -106,7 +106,10 @@ def parse_modelfile(text: str) -> Modelfile:
             after = after.removeprefix("\n")
         elif word == "PARAMETER" and value.partition(" ")[0] in PARAMETERS:
             name, _, number = value.partition(" ")
-            parameters[name] = PARAMETERS[name](number)
+            try:
+                parameters[name] = PARAMETERS[name](number)
+            except ValueError as error:
+                raise BadInput(f"The Modelfile's {name} is no number.", cause=str(error)) from error
         else:
             raise BadInput(
                 "The Modelfile has a line that AI Forge does not write.",

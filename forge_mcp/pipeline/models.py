@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -10,7 +10,9 @@ from forge_mcp.errors import NotFound
 from forge_mcp.pipeline.export import GGUF
 from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, skill
 from forge_mcp.schemas.base import Schema
-from forge_mcp.serving import registry
+
+if TYPE_CHECKING:
+    from forge_mcp.serving import registry
 
 
 class ModelsRequest(SkillRequest):
@@ -68,6 +70,8 @@ def activate(request: ActivateRequest, context: SkillContext) -> ModelsResult:
     Use this to go back further than one step, or forward again. It must still be there: its file,
     or its entry in Ollama.
     """
+    from forge_mcp.serving import registry
+
     found = registry.find_deployment(context.workspace, context.project, request.model)
     _require_usable(found, context)
     registry.set_active_model(context.workspace, context.project, found.model)
@@ -86,6 +90,8 @@ def rollback(request: RollbackRequest, context: SkillContext) -> ModelsResult:
     Use this when a new model answers worse than the old one. Called a second time, it returns to
     the newer one.
     """
+    from forge_mcp.serving import registry
+
     previous = registry.standing(context.workspace, context.project).previous
     if previous is not None:
         _require_usable(previous, context)
@@ -112,6 +118,8 @@ def _require_usable(deployment: registry.Deployment, context: SkillContext) -> N
 
 
 def _listed(context: SkillContext) -> ModelsResult:
+    from forge_mcp.serving import registry
+
     standing = registry.standing(context.workspace, context.project)
     active = standing.active.model if standing.active else None
     return ModelsResult(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from forge_mcp.raft.generator import also_answers
+from forge_mcp.raft.pairs import also_answers
 from forge_mcp.raft.verify import check, parse_block
 from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.schemas.prompt import (

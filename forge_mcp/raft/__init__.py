@@ -6,14 +6,14 @@ from forge_mcp.raft.generator import (
     Dataset,
     build_dataset,
     chat_row,
-    generate_chain_of_thought,
-    generate_qa_pairs,
 )
+from forge_mcp.raft.pairs import also_answers, generate_chain_of_thought, generate_qa_pairs
 from forge_mcp.raft.verify import check
 
 __all__ = [
     "GENERATOR_VERSION",
     "Dataset",
+    "also_answers",
     "build_dataset",
     "chat_row",
     "check",

@@ -27,8 +27,16 @@ from forge_mcp.raft import (
     retrieve_oracle_and_distractors,
 )
 from forge_mcp.raft.documents import MAX_SIMILARITY, Pool, overlap, similarity
-from forge_mcp.raft.facts import KINDS, RELATED_KINDS, derive, first_sentence, one_line, value_items
-from forge_mcp.raft.generator import also_answers
+from forge_mcp.raft.facts import (
+    KINDS,
+    RELATED_KINDS,
+    derive,
+    first_sentence,
+    imported_modules,
+    one_line,
+    value_items,
+)
+from forge_mcp.raft.pairs import also_answers
 from forge_mcp.raft.phrases import MAX_HEADER, QUESTIONS, clip
 from forge_mcp.raft.preferences import corrupt
 from forge_mcp.raft.splits import assign_splits, shared_content
@@ -185,6 +193,70 @@ def test_other_languages_are_verified_in_the_text() -> None:
     ):
         subject = "encoding" if kind == "default" else ""
         assert not check(Fact(kind=kind, block="x", value=value, subject=subject), [made]), kind
+
+
+def test_a_module_is_asked_by_its_path() -> None:
+    source = (
+        '"""Settings that every part of the shop reads."""\n\n'
+        "import os, json as j\nfrom .cart import (\n    Cart,\n)\n\n"
+        "LIMIT: int = 20\nNAMES = ('a', 'b')\nTWICE = 1\nTWICE = 2\n"
+    )
+    made = block("prices.py::discount").model_copy(
+        update={
+            "id": "shop/config.py::<module>",
+            "path": "shop/config.py",
+            "block_type": "module",
+            "name": "config",
+            "qualified_name": "shop.config",
+            "signature": "",
+            "docstring": "Settings that every part of the shop reads.",
+            "source_code": source,
+            "metadata": {
+                "imports": ["import os, json as j", "from .cart import (\n    Cart,\n)"],
+                "constants": [
+                    {"name": "LIMIT", "value": "20"},
+                    {"name": "NAMES", "value": "('a', 'b')"},
+                    {"name": "TWICE", "value": "1"},
+                    {"name": "TWICE", "value": "2"},
+                ],
+            },
+        }
+    )
+    pairs = generate_qa_pairs([made], raft(examples_per_block=20))
+    answers = {(pair.fact.kind, pair.fact.subject): pair.answer for pair in pairs}
+    assert answers == {
+        ("imports", ""): "`os`, `json`, `.cart`",
+        ("constant", "LIMIT"): "`20`",
+        ("constant", "NAMES"): "`('a', 'b')`",
+        ("purpose", ""): "Settings that every part of the shop reads.",
+    }
+    assert all("`shop/config.py`" in pair.question for pair in pairs)
+    assert not check(Fact(kind="constant", block=made.id, value="`2`", subject="TWICE"), [made])
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("import a.b, c as d", ["a.b", "c"]),
+        ("from .. import x", [".."]),
+        ("import fs, { x } from 'node:fs';", ["node:fs"]),
+        ('import (\n\t"fmt"\n\t"os"\n)', ["fmt", "os"]),
+        ("import java.util.List;", ["java.util.List"]),
+        ("import static java.lang.Math.max;", ["java.lang.Math.max"]),
+    ],
+)
+def test_modules_of_an_import_statement(statement: str, expected: list[str]) -> None:
+    assert imported_modules(statement) == expected
+
+
+def test_a_long_line_is_quoted_in_part() -> None:
+    arguments = ", ".join(f"argument_{n}: int = {n}" for n in range(12))
+    (made,) = blocks_of({"a.py": f"def wide({arguments}):\n    return argument_11\n"})
+    stated = next(f for f in derive(made) if f.subject == "argument_11" and f.kind == "default")
+    text = generate_chain_of_thought(stated, [made])
+    assert text is not None
+    (quoted,) = parse_answer(render_answer(text, "")).quotes
+    assert quoted.startswith("argument_11: int = 11") and len(quoted) <= 120
 
 
 def test_an_incomplete_list_of_another_language_is_refused() -> None:
