@@ -7,7 +7,8 @@ the first of these that says so:
 2. the request's own `repo`, a path other than ".";
 3. the artifact that the request names (its manifest carries the project);
 4. the repository stood in: the nearest folder upwards with a forge.toml or .git; a skill that
-   takes a `repo` takes the folder itself where there is none;
+   takes a `repo` takes the folder itself where there is none, others the nearest folder that was
+   used as a project before;
 5. the only project that this workspace knows.
 
 A repository that is named is taken as it is, never widened to a folder above it.
@@ -186,6 +187,12 @@ def repository_above(folder: Path) -> Path | None:
     return None
 
 
+def known_project_above(workspace: Workspace, folder: Path) -> Path | None:
+    """The nearest folder from here upwards that was used as a project before."""
+    roots = {row["root"] for row in workspace.database.execute("SELECT root FROM projects")}
+    return next((path for path in (folder, *folder.parents) if str(path) in roots), None)
+
+
 def _locate(
     request: SkillRequest, workspace: Workspace, project: str | None, artifact: Artifact | None
 ) -> Place | None:
@@ -200,6 +207,7 @@ def _locate(
         return Place(_known_root(workspace, name), name)
     here = Path.cwd()
     found = repository_above(here) or (here if repo is not None else None)
+    found = found or known_project_above(workspace, here)
     if found is not None:
         return Place(found, None)
     names = _known_projects(workspace)

@@ -1,6 +1,6 @@
 """How long the whole line takes with OpenBLAS and with MLX's own BLAS (Linux without a GPU).
 
-    python benchmarks/line.py [REPO] [MAX_STEPS]
+    python benchmarks/whole_line.py [REPO] [MAX_STEPS]
 
 Runs `forge-mcp retrain` twice on the same repository, each in a fresh workspace, and prints the
 seconds of every stage, the ratio, and the peak memory of the largest process. Without OpenBLAS
