@@ -220,6 +220,22 @@ def read_project_file(repository: Path) -> dict[str, Any]:
         ) from error
 
 
+def _check_environment() -> None:
+    """Raises:
+    InvalidSettings: a FORGE_SECTION__KEY whose section does not exist; it would be overlooked.
+    """
+    for name in sorted(os.environ):
+        section, separator, _ = name.upper().removeprefix("FORGE_").partition("__")
+        known = section.lower() in Settings.model_fields
+        if name.upper().startswith("FORGE_") and separator and not known:
+            raise InvalidSettings(
+                f"The environment variable {name} sets nothing.",
+                cause=f"there is no section '{section.lower()}'; known are "
+                f"{', '.join(Settings.model_fields)}",
+                next_step="Correct or unset it.",
+            )
+
+
 def load_settings(
     repository: Path | None = None, call: Mapping[str, Any] | None = None
 ) -> Settings:
@@ -233,6 +249,7 @@ def load_settings(
         InvalidSettings: a key that does not exist or a value out of its bounds, named.
     """
     layers = merge(defaults(), read_project_file(repository) if repository else {})
+    _check_environment()
     try:
         layers = merge(layers, EnvSettingsSource(Settings)())
         return Settings.model_validate(merge(layers, call or {}))

@@ -306,7 +306,11 @@ class Workspace:
             NotFound: no such artifact, or one of another kind.
             CorruptArtifact: its manifest cannot be read.
         """
-        name = Path(artifact_id).name if os.sep in artifact_id else artifact_id
+        name = artifact_id
+        if os.sep in artifact_id:
+            given = Path(artifact_id).expanduser().resolve()
+            ours = given.parent in (self.home / folder for folder in FOLDERS.values())
+            name = given.name if ours else artifact_id
         wanted = " or ".join(kinds) or "artifact"
         for kind, prefix in PREFIXES.items():
             path = self.folder(kind) / name
@@ -371,10 +375,14 @@ class Workspace:
         return path
 
     def _sweep(self, root: Path) -> None:
-        """Remove staging folders whose writer was killed long ago."""
+        """Remove staging folders whose writer was killed: nothing in them has changed for long.
+
+        The files count, not the folder: a long training writes only into files that are there.
+        """
         for path in root.iterdir():
             try:
-                if time.time() - path.stat().st_mtime > STALE_STAGING_SECONDS:
+                newest = max(one.stat().st_mtime for one in (path, *path.rglob("*")))
+                if time.time() - newest > STALE_STAGING_SECONDS:
                     shutil.rmtree(path, ignore_errors=True)
             except FileNotFoundError:
                 continue

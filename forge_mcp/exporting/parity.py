@@ -25,7 +25,7 @@ from forge_mcp.machine import mlx
 from forge_mcp.schemas.raft_examples import Message
 from forge_mcp.settings import ExportingSettings
 
-PARITY_VERSION = 1
+PARITY_VERSION = 2
 # Of each row only the last positions are compared: they hold the answer, and one row must not
 # stand for all.
 POSITIONS_PER_ROW = 128

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str], cancel: threading.Event) -> int:
-    from forge_mcp.errors import face_of
+    from forge_mcp.errors import BadInput, face_of
     from forge_mcp.interfaces.arguments import build_parser
     from forge_mcp.interfaces.faults import in_words
     from forge_mcp.pipeline.skill import skills
@@ -72,6 +72,14 @@ def _run(arguments: list[str], cancel: threading.Event) -> int:
         _show_error(error, sys.stdout if "--json" in arguments else None)
         return face_of(error).exit_code
     if parsed.command == "serve":
+        if ignored := [name for name in vars(parsed) if name.startswith("before_")]:
+            flags = ", ".join(f"--{name.removeprefix('before_')}" for name in ignored)
+            wrong = BadInput(
+                f"serve does not take {flags}.",
+                next_step="Start it without; an agent names the project in each call.",
+            )
+            _show_error(wrong, sys.stdout if "--json" in arguments else None)
+            return face_of(wrong).exit_code
         from forge_mcp.interfaces.mcp.server import serve_stdio
 
         return serve_stdio()

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 import traceback
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from forge_mcp.errors import Cancelled, ForgeError, InvalidSettings, from_os_error
+from forge_mcp.errors import (
+    Busy,
+    Cancelled,
+    ForgeError,
+    InvalidSettings,
+    OutOfSpace,
+    from_os_error,
+)
 
 # MLX raises plain RuntimeErrors; these fragments of its messages mean that memory ran out.
 OUT_OF_MEMORY = ("malloc", "allocate", "out of memory", "insufficient memory")
@@ -29,6 +37,15 @@ def in_words(error: BaseException, skill: str, home: Path) -> ForgeError:
         )
     if isinstance(error, OSError) and error.errno is not None:
         return from_os_error(error, f"finish {skill}")
+    if isinstance(error, sqlite3.OperationalError):
+        full = "full" in str(error)
+        return (OutOfSpace if full else Busy)(
+            f"{skill} could not write the registry in {home}.",
+            cause=_first_line(error),
+            next_step="Free some space and run it again."
+            if full
+            else "Close other AI Forge processes and run it again.",
+        )
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError)
         and any(sign in str(error).lower() for sign in OUT_OF_MEMORY)

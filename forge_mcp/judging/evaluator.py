@@ -114,7 +114,7 @@ def evaluate_run(
         seconds["deployed"] = arena.lap()
         contestants.append(current)
         learnt = learnt_from(deployed.dataset) if deployed.dataset else set()
-        fair, seen = _fair_ids(current.scored + current.asked, learnt)
+        fair, seen = _fair_ids(current.scored, current.asked, learnt)
         comparisons.append(
             compare(
                 after.only(fair),
@@ -202,15 +202,19 @@ class _Arena:
         return Contestant(role, name, list(scored), perplexity, list(asked), answers)
 
 
-def _fair_ids(cases: Sequence[Case], learnt: set[str]) -> tuple[set[str], int]:
-    """Ids of the cases that a model did not learn from, and how many it did.
+def _fair_ids(
+    scored: Sequence[Case], asked: Sequence[Case], learnt: set[str]
+) -> tuple[set[str], int]:
+    """Ids of the cases on which a model is compared, and how many it has learnt from.
 
-    Where it has learnt from them all, the comparison is made on all, which can only favour it.
+    Those that it learnt from are left out. Where none would be left to score or to ask, the
+    comparison is made on all, which can only favour it.
     """
-    ids = {case.example.id for case in cases}
     known = {
         case.example.id
-        for case in cases
+        for case in (*scored, *asked)
         if any(oracle.content_hash in learnt for oracle in case.oracles)
     }
-    return (ids - known or ids), len(known)
+    ids = [{case.example.id for case in cases} for cases in (scored, asked)]
+    every = ids[0] | ids[1]
+    return (every - known if all(one - known for one in ids) else every), len(known)

@@ -232,11 +232,13 @@ def _facts(report: EvaluationReport) -> str:
         *([f"seconds, {key}", f"{value:.1f}"] for key, value in report.seconds.items()),
     ]
     if report.deployed_model:
+        ratios = [c.perplexity_ratio for c in report.comparisons if c.against == "deployed"]
+        rests = "".join(f"; the comparison with it rests on {ratio.n}" for ratio in ratios if ratio)
         rows.insert(
             3,
             [
                 "held-out examples that the deployed model was trained on",
-                f"{report.num_seen_by_deployed}, left out of the comparison with it",
+                f"{report.num_seen_by_deployed}{rests}",
             ],
         )
     return _table(["", ""], rows)

@@ -16,7 +16,7 @@ from typing import Any
 from forge_mcp.mining.definitions import Definition, FileDefinitions
 from forge_mcp.mining.files import Text
 from forge_mcp.mining.languages import Language
-from forge_mcp.mining.secrets import PRIVATE_KEY, Secret, replace_secrets
+from forge_mcp.mining.secrets import PRIVATE_KEY, Secret, redact, replace_secrets
 from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.settings import MiningSettings
 
@@ -194,7 +194,8 @@ def _redact(block: CodeBlock, secrets: list[Secret]) -> list[str]:
     if not inside:
         return []
     block.source_code = replace_secrets(block.source_code, inside)
-    block.docstring = replace_secrets(block.docstring, inside)
+    # Cleaning took the indentation from a docstring: a key of several lines is looked for again.
+    block.docstring = redact(replace_secrets(block.docstring, inside))[0]
     block.signature = replace_secrets(block.signature, inside)
     block.metadata = _replaced(block.metadata, inside)
     block.metadata["secrets_redacted"] = len(inside)

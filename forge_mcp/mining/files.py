@@ -143,7 +143,7 @@ def _skip_reason(
     ):
         return "excluded", ""
     try:
-        if absolute.is_symlink() and not _within(absolute, root):
+        if not _within(absolute, root):
             return "outside", ""
         if not absolute.is_file():  # deleted but still tracked, a pipe, a link to a folder
             return "", ""
@@ -200,15 +200,45 @@ def matches(path: str, glob: str) -> bool:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    """Output of a git command in a folder. Programs that its configuration names do not run."""
+    """Output of a git command in a folder, which it leaves as it is.
+
+    Programs that the repository names do not run: no hook, no file-system monitor, and no filter
+    of its own configuration (those of the user's, such as Git LFS, do).
+    """
     import git
 
     return str(
         git.Git(root).execute(
-            ["git", "-c", "core.fsmonitor=false", "-c", "core.quotepath=false", *arguments],
+            ["git", "--no-optional-locks", *_HARMLESS, *arguments],
             strip_newline_in_stdout=False,
         )
     )
+
+
+_HARMLESS = (
+    *("-c", "core.fsmonitor=false"),
+    *("-c", f"core.hooksPath={os.devnull}"),
+    *("-c", "core.quotepath=false"),
+)
+
+
+def _no_filters(root: Path) -> list[str]:
+    """Options that switch off the content filters of a repository's own configuration."""
+    import git
+
+    try:
+        listed = _git(
+            root, "config", "-z", "--show-scope", "--name-only", "--get-regexp", r"^filter\."
+        )
+    except git.GitCommandError:  # there is none
+        return []
+    fields = listed.split("\0")
+    options = []
+    for scope, key in zip(fields[0::2], fields[1::2], strict=False):
+        if scope in ("local", "worktree"):
+            value = "false" if key.endswith(".required") else ""
+            options += ["-c", f"{key}={value}"]
+    return options
 
 
 def _is_git(root: Path) -> bool:
@@ -263,7 +293,8 @@ def repository_state(root: Path) -> RepositoryState:
         return RepositoryState(path=str(root), revision=None)
     import git
 
-    dirty = bool(_git(root, "status", "--porcelain", "-z", "--", "."))
+    status = ("status", "--porcelain", "-z", "--ignore-submodules=dirty", "--", ".")
+    dirty = bool(_git(root, *_no_filters(root), *status))
     try:
         revision = _git(root, "rev-parse", "--verify", "HEAD").strip()
     except git.GitCommandError:  # a repository without a commit

@@ -40,7 +40,7 @@ from forge_mcp.schemas.code_blocks import CodeBlock, RejectedBlock
 from forge_mcp.settings import MiningSettings, Settings, load_settings
 
 # Change it with anything that changes what is mined from the same files.
-MINING_VERSION = 1
+MINING_VERSION = 2
 PARALLEL_FROM_FILES = 200
 CHUNK_FILES = 25
 

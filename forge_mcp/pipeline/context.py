@@ -7,7 +7,8 @@ the first of these that says so:
 2. the request's own `repo`, a path other than ".";
 3. the artifact that the request names (its manifest carries the project);
 4. the repository stood in: the nearest folder upwards with a forge.toml or .git; a skill that
-   takes a `repo` takes the folder itself where there is none, others the nearest folder that was
+   takes a `repo` takes the folder itself where there is none (but not the home folder or the
+   root of the disk, where some agents start their servers), others the nearest folder that was
    used as a project before;
 5. the only project that this workspace knows.
 
@@ -206,7 +207,8 @@ def _locate(
         name = artifact.manifest.project
         return Place(_known_root(workspace, name), name)
     here = Path.cwd()
-    found = repository_above(here) or (here if repo is not None else None)
+    everything = here in (Path.home(), Path(here.anchor))
+    found = repository_above(here) or (here if repo is not None and not everything else None)
     found = found or known_project_above(workspace, here)
     if found is not None:
         return Place(found, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any, Literal
 
@@ -199,15 +200,22 @@ def _probes(workspace: Workspace, run: Artifact) -> list[Any]:
 
 
 def _require_passing_report(workspace: Workspace, run: Artifact) -> Artifact:
-    """The newest report of a run.
+    """The newest report that compares a run with what is deployed now.
 
     Raises:
         GateRefused: there is none, or it did not pass.
     """
+    from forge_mcp.serving.registry import standing
+
+    active = standing(workspace, run.manifest.project).active
+    beside = active.run if active is not None and active.run != run.id else None
     for report in workspace.artifacts("report", run.manifest.project):
-        if run.id not in report.manifest.parents:
+        if report.manifest.parents[:1] != [run.id]:
             continue
-        if report.manifest.result.get("passed") is True:
+        passed = report.manifest.result.get("passed") is True
+        if passed and beside is not None and _compared_with(report) != beside:
+            continue
+        if passed:
             return report
         raise GateRefused(
             f"{run.id} was judged and did not pass.",
@@ -217,9 +225,18 @@ def _require_passing_report(workspace: Workspace, run: Artifact) -> Artifact:
         )
     raise GateRefused(
         f"{run.id} was not compared with the base or with what is deployed.",
-        cause="no report names it",
+        cause=f"no report holds it against {beside}, which is deployed"
+        if beside
+        else "no report names it",
         next_step=f"Run 'forge-mcp evaluate {run.id}' first.",
     )
+
+
+def _compared_with(report: Artifact) -> str | None:
+    """The deployed run that an evaluation compared with, where there was one."""
+    report.verify("report.json")
+    facts: dict[str, Any] = json.loads(report.file("report.json").read_text("utf-8"))
+    return facts.get("deployed_model")
 
 
 def _parent_run(workspace: Workspace, artifact: Artifact) -> Artifact:
@@ -235,6 +252,4 @@ def _dataset(workspace: Workspace, run: Artifact) -> Artifact:
 
 
 def _json(value: Any) -> str:
-    import json
-
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

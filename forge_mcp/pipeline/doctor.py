@@ -93,6 +93,8 @@ def _carry_out(name: str, check: Callable[[SkillContext], Finding], context: Ski
     except OSError as error:
         fault = from_os_error(error, f"check {name}")
         finding = Finding("error", _told(fault), fault.next_step)
+    except Exception as error:  # a check that breaks is what doctor is asked for
+        finding = Finding("error", f"{type(error).__name__}: {error}", REINSTALL)
     return Check(name=name, **finding._asdict())
 
 

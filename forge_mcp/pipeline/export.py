@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -15,6 +15,9 @@ from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, sk
 from forge_mcp.schemas.base import Schema
 from forge_mcp.settings import ExportingSettings
 from forge_mcp.workspace import Artifact, Workspace, hash_inputs
+
+if TYPE_CHECKING:
+    from forge_mcp.exporting.parity import HeldOut
 
 GGUF = "model.gguf"
 MODELFILE = "Modelfile"
@@ -101,6 +104,7 @@ def export(request: ExportRequest, context: SkillContext) -> ExportResult:
         "exporting": context.settings.exporting.model_dump() | {"quantization": quantization},
         "serving": sampling,
         "answer_tokens": context.settings.judging.max_tokens,
+        "seed": context.settings.judging.seed,
     }
     inputs_hash = hash_inputs(
         {
@@ -174,7 +178,7 @@ def _write_and_check(
     from forge_mcp.training.run import load_run
 
     settings, serving = context.settings.exporting, context.settings.serving
-    held_out = _held_out(dataset, settings, context)
+    held_out, kinds = _held_out(dataset, settings, context)
     context.progress(0, 3, "merging adapters into the base")
     loaded = load_run(run)
     fused = merge_adapters_to_base(
@@ -200,7 +204,7 @@ def _write_and_check(
             runtime,
             held_out,
             settings,
-            _same_answer,
+            lambda generated, truth: _same_answer(generated, truth, kinds[truth]),
             quantization=quantization,
             context=serving.num_ctx,
             max_tokens=context.settings.judging.max_tokens,
@@ -215,30 +219,39 @@ def _write_and_check(
     return parity.as_dict()
 
 
-def _held_out(dataset: Artifact, settings: ExportingSettings, context: SkillContext) -> Any:
-    """A sample of rows that the run was not trained on: the test split, else the valid split."""
+def _held_out(
+    dataset: Artifact, settings: ExportingSettings, context: SkillContext
+) -> tuple[HeldOut, dict[str, str]]:
+    """A sample of rows that the run was not trained on: the test split, else the valid split.
+
+    Returns:
+        The rows, and the kind of fact of each reference answer.
+    """
     from forge_mcp.exporting.parity import POSITIONS_PER_ROW, HeldOut
     from forge_mcp.judging.heldout import held_out, sample
 
     size = max(settings.parity_answers, math.ceil(2 * settings.parity_tokens / POSITIONS_PER_ROW))
-    seed = context.settings.raft.seed
+    seed = context.settings.judging.seed
     split = "test" if dataset.file("test.jsonl").stat().st_size else "valid"
     if split == "valid":
         context.log("The test split is empty: the export is checked on the valid split.")
         cases = held_out(dataset, "valid")
     else:
         cases = held_out(dataset, "test")
-    return HeldOut(split, [case.row.messages for case in sample(cases, size, seed)])
+    chosen = sample(cases, size, seed)
+    kinds = {case.reference: case.example.fact.kind for case in chosen}
+    return HeldOut(split, [case.row.messages for case in chosen]), kinds
 
 
-def _same_answer(generated: str, truth: str) -> bool:
-    """Judging's rule for a right answer, on two assistant turns."""
-    from forge_mcp.judging.answers import normalise
+def _same_answer(generated: str, truth: str, kind: str) -> bool:
+    """Judging's rule for a right answer to a kind of question, on two assistant turns."""
+    from forge_mcp.judging.answers import same_answer
     from forge_mcp.schemas.prompt import parse_answer
 
     parsed = parse_answer(generated)
-    expected = parse_answer(truth).final_answer
-    return parsed.complete and normalise(parsed.final_answer) == normalise(expected)
+    return parsed.complete and same_answer(
+        kind, parsed.final_answer, parse_answer(truth).final_answer
+    )
 
 
 def system_prompt(dataset: Artifact) -> str:

@@ -189,6 +189,13 @@ def _fitting(
     return chosen
 
 
+def release() -> None:
+    """Free the model that stays loaded between questions, with its folder on the disk."""
+    from forge_mcp.serving.chat import unload
+
+    unload()
+
+
 _indexes: dict[str, Retriever] = {}
 _indexing = threading.Lock()
 

@@ -74,6 +74,8 @@ def retrain(request: RetrainRequest, context: SkillContext) -> RetrainResult:
     stays as it was. Takes minutes with the embedded base, longer with larger ones. Afterwards ask
     the model with `query`; take the deployment back with `rollback`.
     """
+    from forge_mcp.judging.heldout import held_out
+
     started = time.monotonic()
     done: dict[str, SkillResult] = {}
     reasons: list[str] = []
@@ -102,6 +104,8 @@ def retrain(request: RetrainRequest, context: SkillContext) -> RetrainResult:
     if not checked.passed:
         reasons += checked.reasons
         return finish()
+    # A dataset without held-out examples is refused now, not after the training.
+    held_out(context.workspace.load(checked.dataset_id, "dataset"))
 
     trained = train(
         TrainRequest(

@@ -47,7 +47,7 @@ from forge_mcp.schemas.raft_examples import (
 )
 from forge_mcp.settings import RaftSettings
 
-GENERATOR_VERSION = 1  # part of a dataset's inputs: raise it when the same corpus gives other rows
+GENERATOR_VERSION = 2  # part of a dataset's inputs: raise it when the same corpus gives other rows
 
 Progress = Callable[[int, int], None]
 

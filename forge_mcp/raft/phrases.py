@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from forge_mcp.raft.facts import value_items
 from forge_mcp.schemas.code_blocks import CodeBlock
-from forge_mcp.schemas.prompt import quote
+from forge_mcp.schemas.prompt import escape, quote
 from forge_mcp.schemas.raft_examples import Fact
 
 MAX_QUOTE = 120  # characters of a line
@@ -160,7 +160,8 @@ def reasoning(fact: Fact, oracles: Sequence[CodeBlock]) -> str | None:
         if cited is None:
             return None
         text = REASONS[fact.kind].replace("{n}", name_of(block)).replace("{q}", quote(cited))
-        return f"In {block.path}, {text}" if text.startswith("`") else f"In {block.path}: {text}"
+        path = escape(block.path)
+        return f"In {path}, {text}" if text.startswith("`") else f"In {path}: {text}"
     other = oracles[1]
     pattern = rf"\b{re.escape(other.name)}\s*\(" if fact.kind.startswith("callee") else None
     leading = _line(block, pattern, skip_header=True) if pattern else header(block)
@@ -170,12 +171,12 @@ def reasoning(fact: Fact, oracles: Sequence[CodeBlock]) -> str | None:
         return None
     verb = "calls" if pattern else "extends"
     tail = REASONS[kind].replace("{n}", name_of(other)).replace("{q}", quote(cited))
-    return f"`{name_of(block)}` {verb} it in {quote(leading)}. In {other.path}, {tail}"
+    return f"`{name_of(block)}` {verb} it in {quote(leading)}. In {escape(other.path)}, {tail}"
 
 
 def name_of(block: CodeBlock) -> str:
-    """The block's name in reasoning."""
-    return block.path if block.block_type == "module" else block.qualified_name
+    """The block's name in reasoning, made harmless: a file's name is repository text too."""
+    return escape(block.path if block.block_type == "module" else block.qualified_name)
 
 
 def find_quote_for(fact: Fact, block: CodeBlock) -> str | None:

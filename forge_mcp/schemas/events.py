@@ -16,7 +16,7 @@ class Event(Schema):
         progress  {"done": int, "total": int | None, "message": str} or {"text": str} (streamed)
         metric    {name: number, …}
         log       {"level": "info" | "warning", "message": str}
-        state     {"state": "started" | "finished"}
+        state     {"stage": str, "number": int, "of": int}: a stage of the line begins
     """
 
     time: float

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.schemas.raft_examples import Message
 
-PROMPT_VERSION = 1
+PROMPT_VERSION = 2
 
 DEFAULT_SYSTEM_PROMPT = (
     "You answer questions about one code repository. Quote the given documents, then answer. "
@@ -30,8 +30,12 @@ BEGIN_QUOTE = "##begin_quote##"
 END_QUOTE = "##end_quote##"
 ANSWER = "<ANSWER>:"
 
-# Text from a repository must never close a document, open a turn, or pose as a citation.
-_MARKERS = re.compile(r"<(?=\|\w+\|>)|<(?=/?DOCUMENT>)|<(?=ANSWER>:)|#(?=#(?:begin|end)_quote##)")
+# Text from a repository must never close a document, open a turn, or pose as a citation. Turns are
+# opened by <|…|> (Llama 3, Qwen, forge-nano) or by [INST] and </s> (Mistral).
+_MARKERS = re.compile(
+    r"<(?=\|\w+\|>)|<(?=/?DOCUMENT>)|<(?=ANSWER>:)|#(?=#(?:begin|end)_quote##)"
+    r"|<(?=/?s>)|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS)\])"
+)
 
 
 def escape(text: str) -> str:
@@ -123,6 +127,7 @@ def find_quote(quoted: str, documents: Sequence[CodeBlock]) -> Citation | None:
         text = escape(document.source_code)
         at = text.find(quoted)
         if at >= 0:
+            at += len(quoted) - len(quoted.lstrip("\n"))
             first = document.start_line + text.count("\n", 0, at)
             return Citation(document, first, first + quoted.strip("\n").count("\n"))
     return None

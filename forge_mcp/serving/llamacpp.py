@@ -83,8 +83,10 @@ class LlamaCppChat:
             self._server: Any = xllamacpp.Server(parameters)
             # Waits for the server's loop: a server that is closed before that has begun never ends.
             self._server.handle_metrics()
-        except (RuntimeError, ValueError) as error:
+        except BaseException as error:
             shutil.rmtree(self._folder, ignore_errors=True)
+            if not isinstance(error, RuntimeError | ValueError):
+                raise
             raise CorruptArtifact(
                 f"llama.cpp cannot load {gguf.name}.",
                 cause=f"{gguf} is damaged, no GGUF file, or too large for the memory ({error})",

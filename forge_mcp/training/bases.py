@@ -185,7 +185,11 @@ def load_base(name_or_path: str | Base, *, lazy: bool = False) -> LoadedBase:
 
     try:
         model, config = load_model(base.path, lazy=True)
-        tokenizer = load_tokenizer(base.path, eos_token_ids=_eos_token_ids(config))
+        tokenizer = load_tokenizer(
+            base.path,
+            {"trust_remote_code": False},  # never asks, never runs code of the folder
+            eos_token_ids=_eos_token_ids(config),
+        )
     except Exception as error:  # safetensors, JSON, shape and tokenizer errors have no common type
         raise UnsupportedModel(
             f"The base model '{base.name}' cannot be loaded.",

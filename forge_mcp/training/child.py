@@ -6,6 +6,7 @@ that of an Event, or "result", or "error". Whatever else is printed goes to stan
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ from forge_mcp.errors import Cancelled, ForgeError, TrainingFailed, from_os_erro
 from forge_mcp.settings import TrainingSettings
 
 PARENT_POLL_SECONDS = 0.5
+REQUEST, STOP = "request.json", "stop"  # files of the parent's temporary folder
 OUT_OF_MEMORY_ADVICE = (
     "Train with a smaller batch_size, rank or max_seq_length, on a smaller base, or close other "
     "programs."
@@ -57,7 +59,8 @@ def main(arguments: list[str]) -> int:
 
     try:
         request = ChildRequest.model_validate_json(Path(arguments[0]).read_text("utf-8"))
-        threading.Thread(target=_die_with, args=(request.parent,), daemon=True).start()
+        watched = (request.parent, request.control.parent)
+        threading.Thread(target=_die_with, args=watched, daemon=True).start()
         emit("result", **perform(request, emit))
         return 0
     except ForgeError as error:
@@ -126,10 +129,17 @@ def perform(request: ChildRequest, emit: Any) -> dict[str, Any]:
     return asdict(trained)
 
 
-def _die_with(parent: int) -> None:
-    """End this process as soon as its parent is gone, so that no orphan trains on."""
+def _die_with(parent: int, folder: Path) -> None:
+    """End this process as soon as its parent is gone, so that no orphan trains on.
+
+    The parent's temporary folder, which nobody else would remove, goes with it.
+    """
     while os.getppid() == parent:
         time.sleep(PARENT_POLL_SECONDS)
+    for name in (REQUEST, STOP):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
     os._exit(1)
 
 

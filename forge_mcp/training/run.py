@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from forge_mcp import machine
-from forge_mcp.errors import CorruptArtifact, NotFound
+from forge_mcp.errors import CorruptArtifact, NotFound, UnsupportedModel
 from forge_mcp.settings import TrainingSettings
 from forge_mcp.training.bases import Base, LoadedBase, load_base, resolve_base
 from forge_mcp.workspace import Artifact
@@ -160,7 +160,7 @@ def _base_of(run_id: str, config: dict[str, Any]) -> Base:
         base = resolve_base(wanted["name"])
         if base.weights_sha256 != wanted["weights_sha256"]:
             base = resolve_base(wanted["path"])
-    except NotFound:
+    except (NotFound, UnsupportedModel):  # or a folder here that happens to have this name
         try:
             base = resolve_base(wanted["path"])
         except NotFound as error:

@@ -18,7 +18,7 @@ from typing import IO, Any
 from forge_mcp import machine
 from forge_mcp.errors import Cancelled, TrainingFailed, from_dict
 from forge_mcp.settings import TrainingSettings
-from forge_mcp.training.child import OUT_OF_MEMORY_ADVICE, ChildRequest
+from forge_mcp.training.child import OUT_OF_MEMORY_ADVICE, REQUEST, STOP, ChildRequest
 
 LOG = "training.log"
 POLL_SECONDS = 0.1
@@ -60,7 +60,7 @@ def train_in_child(
         ForgeError: whatever the child reported.
     """
     with tempfile.TemporaryDirectory(prefix="forge-train-") as folder:
-        control = Path(folder) / "stop"
+        control = Path(folder) / STOP
         request = ChildRequest(
             train=train,
             valid=valid,
@@ -71,7 +71,7 @@ def train_in_child(
             parent=os.getpid(),
             resume=resume,
         )
-        asked = Path(folder) / "request.json"
+        asked = Path(folder) / REQUEST
         asked.write_text(request.model_dump_json(), encoding="utf-8")
         with (run / LOG).open("ab") as log:
             child = _start(asked, log)

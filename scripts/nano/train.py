@@ -224,11 +224,53 @@ class ChatStream:
             self.row()
 
 
+class EchoStream:
+    """Code rows in which spans come back later, word for word.
+
+    Answers are copied out of documents. A span that was seen before can only be predicted by
+    finding it again in the context, so these rows teach a small model to copy exactly, which
+    plain code hardly does within so few tokens.
+    """
+
+    SPAN = (8, 160)  # tokens
+
+    def __init__(self, code: CodeStream, share: float, seed: int) -> None:
+        self.code, self.share, self.seed = code, share, seed
+
+    def row(self) -> Batch:
+        """A code row; with the probability `share`, one with echoes."""
+        rng = random.Random(f"{self.seed}/echo/{self.code.cursor}")
+        ids, weights = self.code.row()
+        if rng.random() >= self.share:
+            return ids, weights
+        spans: list[IntArray] = []
+        pieces: list[IntArray] = []
+        position, filled = 0, 0
+        while filled < len(ids):
+            if spans and rng.random() < 0.5:
+                piece = rng.choice(spans)
+            else:
+                piece = ids[position : position + rng.randint(*self.SPAN)]
+                position += len(piece)
+                spans.append(piece)
+            pieces.append(piece)
+            filled += len(piece)
+        return np.concatenate(pieces)[: len(ids)], weights
+
+
 class MixedStream:
     """Chat rows and code rows, each row's kind drawn from the seed and the row's number."""
 
-    def __init__(self, chats: ChatStream, code: CodeStream, chat_share: float, seed: int) -> None:
+    def __init__(
+        self,
+        chats: ChatStream,
+        code: CodeStream,
+        chat_share: float,
+        echo_share: float,
+        seed: int,
+    ) -> None:
         self.chats, self.code, self.share, self.seed = chats, code, chat_share, seed
+        self.echo = EchoStream(code, echo_share, seed)
         self.cursor = 0
 
     def _is_chat(self, cursor: int) -> bool:
@@ -236,7 +278,7 @@ class MixedStream:
 
     def row(self) -> Batch:
         """The next row of either kind."""
-        kind = self.chats if self._is_chat(self.cursor) else self.code
+        kind = self.chats if self._is_chat(self.cursor) else self.echo
         self.cursor += 1
         return kind.row()
 
@@ -384,7 +426,7 @@ def train(args: argparse.Namespace) -> None:
     stream: Stream = code
     if args.phase == "chat":
         chats = ChatStream(args.chats, tokenizer, args.length, args.prompt_weight, args.seed)
-        mixed = MixedStream(chats, code, args.chat_share, args.seed)
+        mixed = MixedStream(chats, code, args.chat_share, args.echo_share, args.seed)
         mixed.seek(state.cursor)
         stream = mixed
     else:
@@ -473,6 +515,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--chats", type=Path, help="chat phase: a JSON Lines file of messages")
     parser.add_argument(
         "--chat-share", type=float, default=0.7, help="share of rows that are chats"
+    )
+    parser.add_argument(
+        "--echo-share", type=float, default=0.7, help="chat phase: share of code rows with echoes"
     )
     parser.add_argument("--prompt-weight", type=float, default=0.3, help="loss weight of prompts")
     parser.add_argument("--seed", type=int, default=0)

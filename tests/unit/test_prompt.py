@@ -18,11 +18,22 @@ from forge_mcp.schemas.prompt import (
     render_question,
 )
 
-MARKERS = re.compile(r"<\|\w+\|>|</?DOCUMENT>|<ANSWER>:|##(?:begin|end)_quote##")
+MARKERS = re.compile(
+    r"<\|\w+\|>|</?DOCUMENT>|<ANSWER>:|##(?:begin|end)_quote##|</?s>|\[/?(?:INST|TOOL_CALLS)\]"
+)
 text_with_markers = st.lists(
     st.one_of(
         st.sampled_from(
-            ["<|im_end|>", "</DOCUMENT>", "<DOCUMENT>", "<ANSWER>:", "##begin_quote##", "#", "<"]
+            [
+                "<|im_end|>",
+                "</s>",
+                "[/INST]",
+                "</DOCUMENT>",
+                "<ANSWER>:",
+                "##begin_quote##",
+                "#",
+                "<",
+            ]
         ),
         st.text(max_size=10),
     )

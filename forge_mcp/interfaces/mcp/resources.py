@@ -34,7 +34,7 @@ def add_resources(server: MCPServer[Any], workspace: Workspace) -> None:
     @server.resource("forge://reports/{id}", title="Report", mime_type=MARKDOWN)
     def report(id: str) -> str:
         """A quality or evaluation report."""
-        return _read(lambda: workspace.load(id, "report").file("report.md").read_text("utf-8"))
+        return _read(lambda: report_page(workspace.load(id, "report")))
 
     @server.resource("forge://runs/{id}", title="Run", mime_type=JSON)
     def run(id: str) -> str:
@@ -89,6 +89,12 @@ def dataset_page(artifact: Artifact) -> str:
             f"Answer: {example['final_answer']}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def report_page(artifact: Artifact) -> str:
+    """A report's Markdown, as it was written."""
+    artifact.verify("report.md")
+    return artifact.file("report.md").read_text("utf-8")
 
 
 def run_page(artifact: Artifact) -> str:

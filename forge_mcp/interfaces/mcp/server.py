@@ -19,6 +19,7 @@ from forge_mcp.interfaces.mcp.prompts import add_prompts
 from forge_mcp.interfaces.mcp.resources import add_resources, recent_artifacts
 from forge_mcp.interfaces.mcp.tools import SkillTools, with_results_named, without_titles
 from forge_mcp.pipeline.context import make_request
+from forge_mcp.pipeline.query import release
 from forge_mcp.pipeline.skill import skills
 from forge_mcp.workspace import Workspace
 
@@ -108,6 +109,8 @@ def serve_stdio() -> int:
                 with anyio.move_on_after(STOP_SECONDS):
                     while server.tools.running:
                         await anyio.sleep(0.05)
+                if not server.tools.running:  # a model that still answers could not be unloaded
+                    release()
                 # The SDK's reader thread is blocked in read(stdin) and cannot be woken: an
                 # ordinary exit would wait for the client. Nothing of ours runs any more.
                 print("forge-mcp serve: stopped.", file=sys.stderr, flush=True)
