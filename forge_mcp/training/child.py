@@ -57,6 +57,7 @@ def main(arguments: list[str]) -> int:
             events.write(json.dumps({"kind": kind, "payload": payload}) + "\n")
             events.flush()
 
+    request: ChildRequest | None = None
     try:
         request = ChildRequest.model_validate_json(Path(arguments[0]).read_text("utf-8"))
         watched = (request.parent, request.control.parent)
@@ -71,6 +72,9 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         traceback.print_exc()
         emit("error", **_in_words(error).as_dict())
+    finally:
+        if request is not None and os.getppid() != request.parent:
+            _clean(request.control.parent)
     return 1
 
 
@@ -130,17 +134,19 @@ def perform(request: ChildRequest, emit: Any) -> dict[str, Any]:
 
 
 def _die_with(parent: int, folder: Path) -> None:
-    """End this process as soon as its parent is gone, so that no orphan trains on.
-
-    The parent's temporary folder, which nobody else would remove, goes with it.
-    """
+    """End this process as soon as its parent is gone, so that no orphan trains on."""
     while os.getppid() == parent:
         time.sleep(PARENT_POLL_SECONDS)
+    _clean(folder)
+    os._exit(1)
+
+
+def _clean(folder: Path) -> None:
+    """Remove the temporary folder of a parent that was killed: nobody else would."""
     for name in (REQUEST, STOP):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
-    os._exit(1)
 
 
 def _in_words(error: Exception) -> ForgeError:
