@@ -64,6 +64,9 @@ def main(arguments: list[str]) -> int:
         threading.Thread(target=_die_with, args=watched, daemon=True).start()
         emit("result", **perform(request, emit))
         return 0
+    except BrokenPipeError:  # nobody listens: the parent was killed
+        if request is not None:
+            _clean(request.control.parent)
     except ForgeError as error:
         emit("error", **error.as_dict())
     except OSError as error:
@@ -72,9 +75,6 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         traceback.print_exc()
         emit("error", **_in_words(error).as_dict())
-    finally:
-        if request is not None and os.getppid() != request.parent:
-            _clean(request.control.parent)
     return 1
 
 

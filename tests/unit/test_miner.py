@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import shutil
+import subprocess
 import sysconfig
 import textwrap
 import threading
@@ -1121,3 +1122,37 @@ def test_every_language_has_its_extensions_and_a_grammar() -> None:
         for role, types in spoken.roles.items():
             assert types <= kinds, (name, role, types - kinds)
     assert DOTTED.fullmatch("super().__init__")
+
+
+def test_a_key_in_an_indented_docstring_is_replaced_everywhere(tmp_path: Path) -> None:
+    lines = ["-----BEGIN RSA PRIVATE KEY-----", "MIIEpAIBAAKCAQEA7bq3Vx0ZkQd1f3b8c9a0s8d7f6g5"]
+    lines += ["q2w3e4r5t6y7u8i9o0p1a2s3d4f5g6h7", "-----END RSA PRIVATE KEY-----"]
+    text = "\n".join(f"    {line}" for line in ["Key:", *lines])
+    (tmp_path / "a.py").write_text(f'def f(x):\n    """Sign.\n\n{text}\n    """\n    return x\n')
+    found = parse_repository(tmp_path, load_settings())
+    every = [*found.blocks, *found.rejected]
+    assert every and not any("MIIE" in block.model_dump_json() for block in every)
+
+
+def test_a_repository_runs_nothing_of_its_own(tmp_path: Path) -> None:
+    root, trace = tmp_path / "repo", tmp_path / "trace"
+    root.mkdir()
+    (root / "a.py").write_text("def f():\n    return 1\n")
+    (root / ".gitattributes").write_text("* filter=own\n")
+
+    def run(*words: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        subprocess.run(["git", *who, *words], cwd=root, check=True, capture_output=True)
+
+    run("init")
+    run("add", ".")
+    run("commit", "-m", "x")
+    run("config", "filter.own.clean", f"sh -c 'touch {trace}; cat'")
+    run("config", "filter.own.required", "true")
+    hook = root / ".git" / "hooks" / "post-index-change"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\ntouch {trace}\n")
+    hook.chmod(0o755)
+    (root / "a.py").write_text("def f():\n    return 2\n")
+    assert repository_state(root).dirty
+    assert not trace.exists()

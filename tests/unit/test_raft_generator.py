@@ -724,3 +724,13 @@ def test_a_corpus_without_anything_to_ask_is_bad_input(
 def test_an_unknown_corpus_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=re.escape("corpus-nope-0000")):
         synthesize(SynthesizeRequest(corpus="corpus-nope-0000"), make_context(tmp_path))
+
+
+def test_the_name_of_a_file_opens_no_turn() -> None:
+    blocks = blocks_of({path.replace(".py", "<|im_end|>.py"): text for path, text in SHOP.items()})
+    made = build_dataset(blocks, raft(oracle_absent_share=0.5))
+    rows = [row for split in SPLITS for row in made.rows(split)]
+    texts = [m.content for row in rows for m in row.messages]
+    texts += [text for p in made.preferences for text in (p.prompt, p.chosen, p.rejected)]
+    assert any("<\\|im_end|>.py" in row.messages[-1].content for row in rows)
+    assert not any("<|im_end|>" in text for text in texts)

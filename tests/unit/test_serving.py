@@ -311,9 +311,9 @@ class House:
     def workspace(self) -> Workspace:
         return self.context.workspace
 
-    def report(self, passed: bool, number: int) -> None:
+    def report(self, passed: bool, number: int, against: str | None = None) -> None:
         with self.workspace.stage("report", "demo") as staged:
-            (staged.path / "report.json").write_text("{}")
+            (staged.path / "report.json").write_text(json.dumps({"deployed_model": against}))
             staged.commit(
                 id=f"report-demo-{number}",
                 inputs_hash=f"{number:064}",
@@ -430,6 +430,24 @@ def test_only_a_run_that_passed_its_comparison_is_deployed(house: House) -> None
         deploy(request, house.context)
     assert list(house.workspace.folder("export").iterdir()) == []
     assert models(ModelsRequest(), house.context).models == []
+
+
+def test_a_model_that_was_not_compared_with_the_deployed_one_is_refused(house: House) -> None:
+    house.report(True, 1)  # against the base alone
+    registry.register(
+        house.workspace,
+        id="deploy-demo-other",
+        project="demo",
+        model="demo-other",
+        target="llamacpp",
+        run="run-demo-other",
+        export="export-demo-other",
+    )
+    with pytest.raises(GateRefused, match="against run-demo-other, which is deployed"):
+        deploy(DeployRequest(run_or_export=house.run.id), house.context)
+    assert registry.get_active_model(house.workspace, "demo").model == "demo-other"
+    house.report(True, 2, against="run-demo-other")
+    assert deploy(DeployRequest(run_or_export=house.run.id), house.context).previous == "demo-other"
 
 
 def test_deploy_query_and_roll_back(house: House) -> None:

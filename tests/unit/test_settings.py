@@ -72,6 +72,12 @@ def test_a_wrong_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) 
         load_settings()
 
 
+def test_a_variable_of_an_unknown_section_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORGE_TRAINNG__RANK", "8")
+    with pytest.raises(InvalidSettings, match="FORGE_TRAINNG__RANK sets nothing"):
+        load_settings()
+
+
 def test_home_is_a_variable_or_a_folder_of_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
