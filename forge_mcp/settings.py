@@ -6,6 +6,7 @@ models only type and bound; a test holds the two together.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
@@ -246,13 +248,14 @@ def load_settings(
         call: nested {section: {key: value}}, the highest layer.
 
     Raises:
-        InvalidSettings: a key that does not exist or a value out of its bounds, named.
+        InvalidSettings: a key that does not exist or a value out of its bounds, named; or a
+            foreign address that the repository, not the user, has set.
     """
-    layers = merge(defaults(), read_project_file(repository) if repository else {})
+    project = read_project_file(repository) if repository else {}
     _check_environment()
     try:
-        layers = merge(layers, EnvSettingsSource(Settings)())
-        return Settings.model_validate(merge(layers, call or {}))
+        of_user = merge(EnvSettingsSource(Settings)(), call or {})
+        settings = Settings.model_validate(merge(merge(defaults(), project), of_user))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -268,3 +271,26 @@ def load_settings(
             cause=str(error),
             next_step="Correct or unset it; nested values are JSON.",
         ) from error
+    if "ollama_host" not in of_user.get("serving", {}):
+        _require_loopback(settings.serving.ollama_host)
+    return settings
+
+
+def _require_loopback(host: str) -> None:
+    """A repository that was cloned must not decide where a model is sent.
+
+    Raises:
+        InvalidSettings: `host`, which nobody but forge.toml has set, is not this machine.
+    """
+    try:
+        name = urlsplit(host if "://" in host else f"//{host}").hostname or ""
+        here = name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:  # a name, or no address at all
+        here = False
+    if not here:
+        raise InvalidSettings(
+            f"{PROJECT_FILE} may not set 'serving.ollama_host' to another machine.",
+            cause=f"{host!r} is not this machine, and a deployed model would be sent there",
+            next_step="Take it out of the file; where the address is yours, set it in the "
+            "environment (FORGE_SERVING__OLLAMA_HOST) or the call.",
+        )

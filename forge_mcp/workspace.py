@@ -269,12 +269,16 @@ class Workspace:
         return self._made(self.home / FOLDERS[kind])
 
     def new_id(self, kind: ArtifactKind, project: str, inputs_hash: str) -> str:
-        """A short id that no artifact with other inputs has, e.g. 'corpus-flask-3f9a'."""
+        """A short id that no artifact of other inputs or another project has.
+
+        E.g. 'corpus-flask-3f9a'. "My App" and "my-app" have one slug, so the manifest decides.
+        """
         for digits in range(4, len(inputs_hash) + 1):
             candidate = f"{PREFIXES[kind]}-{slug(project)}-{inputs_hash[:digits]}"
             if not (self.folder(kind) / candidate).exists():
                 return candidate
-            if self.load(candidate).manifest.inputs_hash == inputs_hash:
+            there = self.load(candidate).manifest
+            if (there.project, there.inputs_hash) == (project, inputs_hash):
                 return candidate
         raise AssertionError("two artifacts with one hash")
 
@@ -283,7 +287,8 @@ class Workspace:
         stem = f"{PREFIXES[kind]}-{slug(project)}-{inputs_hash[:4]}"
         for path in sorted(self.folder(kind).glob(f"{stem}*")):
             artifact = self._read(path)
-            if artifact.manifest.inputs_hash == inputs_hash:
+            manifest = artifact.manifest
+            if (manifest.project, manifest.inputs_hash) == (project, inputs_hash):
                 return artifact
         return None
 

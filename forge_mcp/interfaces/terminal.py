@@ -88,7 +88,8 @@ class ProgressView:
                 total=total, file=self.stream, leave=False, dynamic_ncols=True, mininterval=0.2
             )
             self._stage = stage
-        bar.set_description_str(f"{stage}: {message}" if message else stage, refresh=False)
+        words = told_once(message, self._metrics)
+        bar.set_description_str(f"{stage}: {words}" if words else stage, refresh=False)
         bar.update(done - bar.n)
 
     def _line(self, text: str) -> None:
@@ -102,16 +103,16 @@ class ProgressView:
 def describe_progress(
     stage: str, done: int, total: int | None, message: str = "", metrics: str = ""
 ) -> str:
-    """E.g. 'train 40/600: epoch 1 (loss 1.23, 310 tokens/s)'."""
+    """E.g. 'train 40/600 (loss 1.230, 310 tokens/s, 2 min 10 s left)'."""
     count = f"{done}/{total}" if total is not None else str(done)
-    text = f"{stage} {count}" + (f": {message}" if message else "")
-    # Training tells the losses of this very step in its message; the metrics are one step older.
-    parts = [
-        part
-        for part in metrics.split(", ")
-        if part and not ("loss" in message and part.startswith(("loss", "valid loss")))
-    ]
-    return f"{text} ({', '.join(parts)})" if parts else text
+    words = told_once(message, metrics)
+    text = f"{stage} {count}" + (f": {words}" if words else "")
+    return f"{text} ({metrics})" if metrics else text
+
+
+def told_once(message: str, metrics: str) -> str:
+    """The message, unless it tells the losses that the metrics of the same step tell too."""
+    return "" if "loss" in message and "loss" in metrics else message
 
 
 def describe_metrics(payload: Mapping[str, Any]) -> str:

@@ -294,8 +294,8 @@ class FineTuneTrainer:
         metric["tokens_per_second"] = tokens / seconds
         metric["eta_seconds"] = seconds / step * (total - step)
         metric["learning_rate"] = row["learning_rate"]
-        self.emit("progress", done=step, total=total, message=", ".join(parts))
         self.emit("metric", **metric)
+        self.emit("progress", done=step, total=total, message=", ".join(parts))
 
     def _log(self, message: str, level: str = "info") -> None:
         self.emit("log", level=level, message=message)

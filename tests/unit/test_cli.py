@@ -443,7 +443,7 @@ def test_durations(seconds: float, text: str) -> None:
 def test_a_loss_is_told_once() -> None:
     metrics = "loss 1.300, valid loss 2.000, 310 tokens/s"
     told = terminal.describe_progress("train", 3, 4, "loss 1.200", metrics)
-    assert told == "train 3/4: loss 1.200 (310 tokens/s)"
+    assert told == f"train 3/4 ({metrics})"
     assert terminal.describe_progress("train", 3, None, "", metrics) == f"train 3 ({metrics})"
 
 

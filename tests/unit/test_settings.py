@@ -78,6 +78,27 @@ def test_a_variable_of_an_unknown_section_is_refused(monkeypatch: pytest.MonkeyP
         load_settings()
 
 
+@pytest.mark.parametrize(
+    "host", ["http://models.example.com:11434", "10.0.0.7:11434", "http://127.0.0.1@evil.com", ""]
+)
+def test_a_repository_may_not_send_models_to_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    (tmp_path / "forge.toml").write_text(f'[serving]\nollama_host = "{host}"\n')
+    with pytest.raises(InvalidSettings, match=r"serving\.ollama_host"):
+        load_settings(tmp_path)
+    called = load_settings(tmp_path, {"serving": {"ollama_host": host}})
+    assert called.serving.ollama_host == host
+    monkeypatch.setenv("FORGE_SERVING__OLLAMA_HOST", "http://mine.example.com")
+    assert load_settings(tmp_path).serving.ollama_host == "http://mine.example.com"
+
+
+@pytest.mark.parametrize("host", ["localhost:1234", "http://127.0.0.2", "https://[::1]:11434"])
+def test_a_repository_may_name_an_ollama_of_this_machine(tmp_path: Path, host: str) -> None:
+    (tmp_path / "forge.toml").write_text(f'[serving]\nollama_host = "{host}"\n')
+    assert load_settings(tmp_path).serving.ollama_host == host
+
+
 def test_home_is_a_variable_or_a_folder_of_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

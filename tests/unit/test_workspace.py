@@ -62,6 +62,18 @@ def test_the_same_inputs_give_the_same_id_and_others_never_do(workspace: Workspa
     assert len(workspace.new_id("corpus", "flask", clash)) > len(first.id)
 
 
+def test_projects_of_one_slug_never_share_an_artifact(workspace: Workspace) -> None:
+    mine = make(workspace, project="My App")
+    digest = mine.manifest.inputs_hash
+    assert workspace.find("corpus", "my-app", digest) is None
+    theirs = make(workspace, project="my-app")
+    assert theirs.id != mine.id
+    assert theirs.id.startswith(mine.id)
+    assert make(workspace, project="my-app").id == theirs.id
+    assert workspace.find("corpus", "my-app", digest) == theirs
+    assert workspace.find("corpus", "My App", digest) == mine
+
+
 @pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt(), SystemExit(1)])
 def test_a_failed_or_interrupted_writer_leaves_nothing(
     workspace: Workspace, error: BaseException
