@@ -60,11 +60,20 @@ def mlx() -> Any:
     """
     load_openblas()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    keep_hub_offline()
     import mlx.core as mx
 
     if mx.default_device().type == mx.DeviceType.cpu:
         mx.disable_compile()
     return mx
+
+
+def keep_hub_offline() -> None:
+    """Nothing may leave the machine, and transformers asks the hub about a model's files.
+
+    Call it before huggingface_hub is imported, which reads this once.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def on_cpu() -> bool:

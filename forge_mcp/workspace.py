@@ -21,7 +21,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -52,6 +52,7 @@ PREFIXES: dict[ArtifactKind, str] = {
     "export": "export",
     "deployment": "deploy",
 }
+RESULT_PATHS = ("path", "gguf", "modelfile", "report")  # keys of results that hold paths of ours
 VERSIONED_PACKAGES = ("forge-mcp", "mlx", "mlx-lm", "tree-sitter", "gguf", "xllamacpp")
 STALE_STAGING_SECONDS = 24 * 3600
 
@@ -137,6 +138,17 @@ def write_jsonl(path: Path, rows: Iterator[Any] | Sequence[Any]) -> int:
             file.write("\n")
             count += 1
     return count
+
+
+def relocated(result: Mapping[str, Any], home: Path) -> dict[str, Any]:
+    """A result whose paths lie in this home, wherever the home was when they were written."""
+    moved = dict(result)
+    for key in RESULT_PATHS:
+        parts = Path(str(moved.get(key) or "")).parts
+        starts = [at for at, part in enumerate(parts) if part in FOLDERS.values()]
+        if starts:
+            moved[key] = str(home.joinpath(*parts[starts[-1] :]))
+    return moved
 
 
 def package_versions() -> dict[str, str]:
@@ -293,12 +305,27 @@ class Workspace:
         return None
 
     def artifacts(self, kind: ArtifactKind, project: str | None = None) -> list[Artifact]:
-        """All whole artifacts of a kind (of a project), newest first."""
-        found = [
-            self._read(path) for path in self.folder(kind).iterdir() if (path / MANIFEST).is_file()
-        ]
-        kept = [a for a in found if project is None or a.manifest.project == project]
+        """All whole artifacts of a kind (of a project), newest first.
+
+        One whose manifest is damaged is left out (`damaged` lists them): the others stay usable.
+        """
+        kept = []
+        for path in self.folder(kind).iterdir():
+            with suppress(CorruptArtifact):
+                artifact = self._read(path)
+                if project is None or artifact.manifest.project == project:
+                    kept.append(artifact)
         return sorted(kept, key=lambda a: (a.manifest.created, a.id), reverse=True)
+
+    def damaged(self, kind: ArtifactKind) -> dict[str, CorruptArtifact]:
+        """The artifacts of a kind that cannot be read, by id, with what `load` says of them."""
+        errors = {}
+        for path in sorted(self.folder(kind).glob(f"{PREFIXES[kind]}-*")):
+            try:
+                self._read(path)
+            except CorruptArtifact as error:
+                errors[path.name] = error
+        return errors
 
     def load(self, artifact_id: str, *kinds: ArtifactKind) -> Artifact:
         """An artifact by its id, or by the path of its folder.
@@ -364,7 +391,9 @@ class Workspace:
                     f"{SCHEMA_VERSION}",
                     next_step="Upgrade AI Forge: pip install -U forge-mcp",
                 )
-            return Artifact(path, Manifest.model_validate(raw))
+            manifest = Manifest.model_validate(raw)
+            manifest.result = relocated(manifest.result, self.home)
+            return Artifact(path, manifest)
         except (OSError, ValueError, ValidationError, AttributeError) as error:
             raise CorruptArtifact(
                 f"{path.name} cannot be used: its {MANIFEST} is missing or damaged.",

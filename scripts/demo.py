@@ -67,7 +67,7 @@ def main() -> int:
 
     questions = options.question or held_out_questions(Path(line["synthesize"]["path"]), 3)
     for question in questions:
-        answer = forge("query", question, "--model", line["deploy"]["model"])
+        answer = forge("query", question, "--project", str(Path(options.repo).resolve()))
         print(f"\nQ: {question}\nA: {answer['answer']}")
         for cited in answer["citations"]:
             print(f"   cited: {cited['path']}:{cited['start_line']}-{cited['end_line']}")
@@ -82,18 +82,22 @@ def main() -> int:
         print(f"  {stage:<11}{'' if seconds is None else f'{seconds:7.1f} s'}")
     print(f"  whole line {trained:7.1f} s, largest process {peak_bytes / 2**30:.2f} GiB")
     print(f"  blocks {line['extract']['blocks']}, examples {line['synthesize']['examples']}")
-    for name in ("perplexity", "answer_accuracy"):
-        base, tuned = judged["base"][name], judged["tuned"][name]
-        print(f"  {name} on held-out examples: base {number(base)} → tuned {number(tuned)}")
+    print("On held-out examples (95% interval)")
+    report = json.loads((Path(judged["path"]) / "report.json").read_text(encoding="utf-8"))
+    by_name = {
+        model: {metric["name"]: metric for metric in report["metrics"][model]}
+        for model in ("base", "tuned")
+    }
+    for name, base in by_name["base"].items():
+        if name in by_name["tuned"]:
+            print(f"  {name:<24} base {figure(base)} → tuned {figure(by_name['tuned'][name])}")
     print(f"  report: {Path(judged['path']) / 'report.md'}")
     return 0
 
 
-def number(metric: Any) -> str:
-    """A figure of a report, with its interval where it has one."""
-    if isinstance(metric, dict):
-        return f"{metric['value']:.3g} [{metric['low']:.3g}, {metric['high']:.3g}]"
-    return f"{metric:.3g}"
+def figure(metric: dict[str, float]) -> str:
+    """A figure of a report with its interval."""
+    return f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
 
 
 if __name__ == "__main__":

@@ -8,14 +8,16 @@ quantisation. A value that float16 cannot hold is refused rather than clipped.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from forge_mcp.errors import UnsupportedModel
+from forge_mcp.errors import UnsupportedModel, from_os_error
 from forge_mcp.machine import mlx
+from forge_mcp.workspace import free_bytes, require_space
 
 SHARD_BYTES = 2 * 2**30
 NOT_IN_FUSED = ("quantization", "quantization_config", "dtype", "torch_dtype")
@@ -40,10 +42,14 @@ def merge_adapters_to_base(run: FusedRun, folder: Path, dtype: Dtype = "float16"
 
     Raises:
         UnsupportedModel: a merged value is no number or does not fit in float16.
+        OutOfSpace: the disk cannot hold the folder.
     """
     mx = mlx()
     folder.mkdir(parents=True, exist_ok=True)
     kind = getattr(mx, dtype)
+    # Shapes only: nothing is computed before a tensor's values are asked for.
+    needed = sum(tensor.size for _, tensor in run.fused_weights()) * kind.size
+    require_space(folder, needed, "write the merged model")
     index: dict[str, str] = {}
     shard: dict[str, Any] = {}
     shard_bytes = total_bytes = shards = 0
@@ -52,7 +58,12 @@ def merge_adapters_to_base(run: FusedRun, folder: Path, dtype: Dtype = "float16"
         nonlocal shard, shard_bytes, shards
         shards += 1
         name = f"model-{shards:05d}.safetensors"
-        mx.save_safetensors(str(folder / name), shard, metadata={"format": "pt"})
+        try:
+            mx.save_safetensors(str(folder / name), shard, metadata={"format": "pt"})
+        except RuntimeError as error:  # MLX does not say which error of the system it was
+            number = errno.ENOSPC if free_bytes(folder) < shard_bytes else errno.EIO
+            failed = OSError(number, str(error), str(folder / name))
+            raise from_os_error(failed, "write the merged model") from error
         index.update(dict.fromkeys(shard, name))
         shard, shard_bytes = {}, 0
 

@@ -33,7 +33,7 @@ from forge_mcp.exporting.tokenizer import read_vocabulary
 from forge_mcp.machine import cores, mlx
 from forge_mcp.workspace import require_space
 
-GGUF_VERSION = 1  # of this writer: part of what an export is made from
+GGUF_VERSION = 2  # of this writer: part of what an export is made from
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 
 Progress = Callable[[int, int], None]
@@ -44,6 +44,7 @@ def convert_to_gguf(
     output_path: Path,
     quantization: str = "f16",
     *,
+    name: str | None = None,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Path:
@@ -53,6 +54,7 @@ def convert_to_gguf(
         folder: config.json, safetensors (float, not quantised), tokenizer.json.
         output_path: the file to make; it appears only when whole.
         quantization: f32, f16, q8_0, q6_k, q5_k_m or q4_k_m.
+        name: of the model, as runtimes show it; the folder's where none is given.
         threads: that quantise at once; 0 for one a core.
         progress: called with (tensors written, tensors in all).
 
@@ -84,7 +86,8 @@ def convert_to_gguf(
         library()  # refuse now, not in the middle of the file
 
     writer = gguf.GGUFWriter(None, architecture)
-    _add_architecture(writer, gguf, config, folder.name)
+    writer.add_name(name or folder.name)
+    _add_architecture(writer, gguf, config, folder)
     writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[quantization]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_vocabulary(writer, gguf, vocabulary)
@@ -92,16 +95,16 @@ def convert_to_gguf(
         writer.add_tensor_info(
             "rope_freqs.weight", rope_factors.shape, rope_factors.dtype, rope_factors.nbytes
         )
-    for name, kind in kinds.items():
-        shape = tensors[name].shape
+    for key, kind in kinds.items():
+        shape = tensors[key].shape
         size = encoded_bytes(shape, kind)
         if kind in ("F32", "F16"):
             dtype = np.dtype(np.float32 if kind == "F32" else np.float16)
-            writer.add_tensor_info(names[name], shape, dtype, size)
+            writer.add_tensor_info(names[key], shape, dtype, size)
         else:
             blocks = (*shape[:-1], size // int(np.prod(shape[:-1], dtype=np.int64)))
             writer.add_tensor_info(
-                names[name],
+                names[key],
                 blocks,
                 np.dtype(np.uint8),
                 size,
@@ -275,9 +278,8 @@ def _rope_factors(config: dict[str, Any]) -> NDArray[np.float32] | None:
 # -- keys ------------------------------------------------------------------------------------------
 
 
-def _add_architecture(writer: Any, gguf: Any, config: dict[str, Any], name: str) -> None:
+def _add_architecture(writer: Any, gguf: Any, config: dict[str, Any], folder: Path) -> None:
     writer.add_type(gguf.GGUFType.MODEL)
-    writer.add_name(name)
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -297,9 +299,9 @@ def _add_architecture(writer: Any, gguf: Any, config: dict[str, Any], name: str)
         writer.add_rope_scaling_factor(rope["factor"])
     elif rope["rope_type"] == "llama3":
         if ARCHITECTURES[config["model_type"]] != "llama":
-            raise _refuse(Path(name), "rope type 'llama3' belongs to llama models only")
+            raise _refuse(folder, "rope type 'llama3' belongs to llama models only")
     elif rope["rope_type"] != "default":
-        raise _refuse(Path(name), f"its rope type is '{rope['rope_type']}'")
+        raise _refuse(folder, f"its rope type is '{rope['rope_type']}'")
 
 
 def _add_vocabulary(writer: Any, gguf: Any, vocabulary: Any) -> None:

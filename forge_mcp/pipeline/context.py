@@ -144,11 +144,27 @@ def open_context(
         cancel=cancel or threading.Event(),
         stage=skill.name,
     )
+    if place.name is not None and place.repository is None:
+        context.log(
+            f"The repository of project '{name}' is not where it was: its forge.toml is not read, "
+            "and the default settings count.",
+            warning=True,
+        )
     return request, context
 
 
 def claim_project(workspace: Workspace, name: str, repository: Path) -> None:
     """Remember where a project stands; two living repositories never share a name.
+
+    Raises:
+        BadInput: another repository, still there, has this name.
+    """
+    if require_free_name(workspace, name, repository) != repository:
+        workspace.remember_project(name, repository)
+
+
+def require_free_name(workspace: Workspace, name: str, repository: Path) -> Path | None:
+    """Where the project of this name stood until now; None for a new name.
 
     Raises:
         BadInput: another repository, still there, has this name.
@@ -160,8 +176,7 @@ def claim_project(workspace: Workspace, name: str, repository: Path) -> None:
             cause=f"{row['root']} has this name, {repository} would get it too",
             next_step=f"Give this one another name: forge-mcp init {repository} --name NAME",
         )
-    if row is None or row["root"] != str(repository):
-        workspace.remember_project(name, repository)
+    return Path(row["root"]) if row is not None else None
 
 
 def existing_folder(path: str | Path) -> Path:

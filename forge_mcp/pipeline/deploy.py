@@ -63,10 +63,10 @@ class DeployResult(SkillResult):
 def deploy(request: DeployRequest, context: SkillContext) -> DeployResult:
     """Make a run the model that `query` asks, after it has generated text where it will run.
 
-    Use this when `evaluate` has passed a run. A run that was not compared with the base, or did
-    not pass, is refused. The file is loaded (or created in Ollama) and asked something first; only
-    then does the project's active model change, in one step. The model that was active stays, and
-    `rollback` returns to it.
+    Use this when `evaluate` has passed a run. A run that was not compared with the base and with
+    the model that is deployed now, or did not pass, is refused. The file is loaded (or created in
+    Ollama) and asked something first; only then does the project's active model change, in one
+    step. The model that was active stays, and `rollback` returns to it.
     """
     started = time.perf_counter()
     workspace = context.workspace

@@ -217,7 +217,7 @@ def check_project_base(context: SkillContext) -> Finding:
 
     name = context.settings.project.base
     try:
-        return Finding("ok", f"{name} at {resolve_base(name).path}")
+        return Finding("ok", f"{name} at {resolve_base(name, context.repository).path}")
     except ForgeError as error:
         return Finding("warning", _told(error), error.next_step)
 

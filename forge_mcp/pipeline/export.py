@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from forge_mcp.errors import BadInput, GateRefused
+from forge_mcp.errors import BadInput, GateRefused, UnsupportedModel
 from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, skill
 from forge_mcp.schemas.base import Schema
 from forge_mcp.settings import ExportingSettings
@@ -18,6 +18,7 @@ from forge_mcp.workspace import Artifact, Workspace, hash_inputs
 
 if TYPE_CHECKING:
     from forge_mcp.exporting.parity import HeldOut
+    from forge_mcp.training.bases import Base
 
 GGUF = "model.gguf"
 MODELFILE = "Modelfile"
@@ -189,6 +190,7 @@ def _write_and_check(
         fused,
         folder / GGUF,
         quantization,
+        name=context.project,
         threads=serving.threads,
         progress=lambda done, total: context.check(),
     )
@@ -279,6 +281,26 @@ def _modelfile(
     except BadInput as error:
         context.log(f"No Modelfile was written. {error.message} {error.cause}", warning=True)
         return None
+
+
+def require_exportable(base: Base) -> None:
+    """Say before the training what `export` would say after it.
+
+    Raises:
+        UnsupportedModel: GGUF cannot hold the base's tokenizer.
+    """
+    from forge_mcp.exporting.tokenizer import read_vocabulary
+
+    try:
+        read_vocabulary(base.path, base.config.get("vocab_size", 0))
+    except UnsupportedModel:
+        raise
+    except Exception as error:  # a damaged tokenizer.json can fail anywhere in it
+        raise UnsupportedModel(
+            f"The tokenizer of {base.name} cannot be read.",
+            cause=f"{type(error).__name__}: {error}",
+            next_step=f"Check the files in {base.path}, or fetch the model again.",
+        ) from error
 
 
 def load_export(workspace: Workspace, export_id: str) -> Artifact:

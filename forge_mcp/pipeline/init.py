@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from forge_mcp.errors import BadInput
-from forge_mcp.pipeline.context import claim_project, existing_folder
+from forge_mcp.pipeline.context import claim_project, existing_folder, require_free_name
 from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, skill
 from forge_mcp.settings import PROJECT_FILE, Settings, load_settings
 from forge_mcp.workspace import write_file
@@ -92,9 +92,10 @@ def init(request: InitRequest, context: SkillContext) -> InitResult:
     name = request.name or repository.name or "project"
     base = request.base or context.settings.project.base
     text = render(name, base, context.settings)
-    claim_project(context.workspace, name, repository)
+    require_free_name(context.workspace, name, repository)
     write_file(path, text)
     load_settings(repository)
+    claim_project(context.workspace, name, repository)
     return InitResult(project=name, path=str(path), repository=str(repository), base=base)
 
 

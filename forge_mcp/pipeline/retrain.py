@@ -10,11 +10,11 @@ from pydantic import ConfigDict, Field
 from forge_mcp.errors import GateRefused
 from forge_mcp.pipeline.deploy import DeployRequest, DeployResult, deploy
 from forge_mcp.pipeline.evaluate import EvaluateRequest, EvaluateResult, evaluate
-from forge_mcp.pipeline.export import ExportRequest, ExportResult, export
+from forge_mcp.pipeline.export import ExportRequest, ExportResult, export, require_exportable
 from forge_mcp.pipeline.extract import ExtractRequest, ExtractResult, extract
 from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, skill
 from forge_mcp.pipeline.synthesize import SynthesizeRequest, SynthesizeResult, synthesize
-from forge_mcp.pipeline.train import TrainRequest, TrainResult, train
+from forge_mcp.pipeline.train import TrainRequest, TrainResult, chosen_base, train
 from forge_mcp.pipeline.validate import ValidateRequest, ValidateResult, validate
 
 STAGES = ("extract", "synthesize", "validate", "train", "evaluate", "export", "deploy")
@@ -104,8 +104,10 @@ def retrain(request: RetrainRequest, context: SkillContext) -> RetrainResult:
     if not checked.passed:
         reasons += checked.reasons
         return finish()
-    # A dataset without held-out examples is refused now, not after the training.
+    # A dataset without held-out examples and a base that cannot be exported are refused now, not
+    # after the training.
     held_out(context.workspace.load(checked.dataset_id, "dataset"))
+    require_exportable(chosen_base(request.base, context))
 
     trained = train(
         TrainRequest(

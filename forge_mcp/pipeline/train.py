@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from forge_mcp.errors import BadInput, GateRefused
+from forge_mcp.errors import BadInput, GateRefused, UnsupportedModel
+from forge_mcp.pipeline.export import require_exportable
 from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, overlay, skill
 from forge_mcp.schemas.prompt import PROMPT_VERSION
 from forge_mcp.settings import TrainingSettings
 from forge_mcp.workspace import Artifact, hash_inputs, require_space
+
+if TYPE_CHECKING:
+    from forge_mcp.training.bases import Base
 
 VERSION = 1  # of the training engine: change it when equal inputs would give another run
 
@@ -86,9 +90,7 @@ def train(request: TrainRequest, context: SkillContext) -> TrainResult:
     settings: TrainingSettings = overlay(
         context.settings.training, **request.model_dump(exclude={"dataset", "base"})
     )
-    from forge_mcp.training.bases import resolve_base
-
-    base = resolve_base(request.base or context.settings.project.base)
+    base = chosen_base(request.base, context)
     inputs_hash = run_inputs_hash(dataset, base.weights_sha256, base.tokenizer_sha256, settings)
     found = workspace.find("run", context.project, inputs_hash)
     if found is not None:
@@ -97,6 +99,7 @@ def train(request: TrainRequest, context: SkillContext) -> TrainResult:
 
     from forge_mcp.training.supervise import train_in_child
 
+    _tell_about(base, context)
     dataset.verify("train.jsonl", "valid.jsonl")
     run_id = workspace.new_id("run", context.project, inputs_hash)
     with workspace.stage("run", context.project) as staged:
@@ -104,7 +107,8 @@ def train(request: TrainRequest, context: SkillContext) -> TrainResult:
         trained = train_in_child(
             train=dataset.file("train.jsonl"),
             valid=dataset.file("valid.jsonl"),
-            base=str(base.path) if base.entry is None else base.name,
+            base=str(base.path),
+            base_name=base.name,
             settings=settings,
             run=staged.path,
             emit=context.emit,
@@ -126,6 +130,32 @@ def train(request: TrainRequest, context: SkillContext) -> TrainResult:
             result=result.model_dump(),
         )
     return TrainResult.model_validate(artifact.manifest.result)
+
+
+def chosen_base(asked: str | None, context: SkillContext) -> Base:
+    """The base that the request names, else the project's: its path starts in the repository.
+
+    Raises:
+        NotFound, UnsupportedModel: see `bases.resolve_base`.
+    """
+    from forge_mcp.training.bases import resolve_base
+
+    if asked is not None:
+        return resolve_base(asked)
+    return resolve_base(context.settings.project.base, context.repository)
+
+
+def _tell_about(base: Base, context: SkillContext) -> None:
+    """What a user should know of a base before the training."""
+    if base.entry is not None:
+        context.log(
+            f"{base.name}: {base.entry.parameters / 1e6:,.0f} million parameters, "
+            f"license {base.entry.license}."
+        )
+    try:
+        require_exportable(base)
+    except UnsupportedModel as error:
+        context.log(f"This base can be trained but not exported yet: {error.cause}.", warning=True)
 
 
 def run_inputs_hash(

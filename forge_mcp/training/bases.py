@@ -32,16 +32,13 @@ from forge_mcp.workspace import hash_file
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 RUN_OVERHEAD_BYTES = 10_000_000  # logs, metrics, plot
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
-
-
-class Recommended(BaseModel):
-    """Advice for a first run on a base; the project's settings decide."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    rank: int
-    learning_rate: float
-    batch_size: int
+BESIDE_TOKENIZER = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 
 
 class BaseEntry(BaseModel):
@@ -56,7 +53,6 @@ class BaseEntry(BaseModel):
     architecture: str
     parameters: int
     license: str
-    recommended: Recommended
 
 
 @cache
@@ -88,8 +84,8 @@ class Base:
 
     @cached_property
     def tokenizer_sha256(self) -> str:
-        """SHA-256 (hex) over the files that decide how text becomes tokens."""
-        names = [*TOKENIZER_FILES, "tokenizer_config.json", "chat_template.jinja"]
+        """SHA-256 (hex) over the files that decide how text becomes tokens and what ends it."""
+        names = [*TOKENIZER_FILES, *BESIDE_TOKENIZER]
         return _digest(self.path, [name for name in names if (self.path / name).is_file()])
 
     def tensors(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
@@ -136,12 +132,13 @@ class LoadedBase:
     dtype: str
 
 
-def resolve_base(name_or_path: str) -> Base:
+def resolve_base(name_or_path: str, relative_to: Path | None = None) -> Base:
     """Find a base and check that its files are all there.
 
     Args:
         name_or_path: a name or alias of assets/models.yaml, a Hugging Face id that is in the
             local cache, or a folder in Hugging Face format.
+        relative_to: where a relative path starts; the current folder by default.
 
     Raises:
         NotFound: nothing of that name on this machine.
@@ -154,7 +151,7 @@ def resolve_base(name_or_path: str) -> Base:
             return _checked(Base(name, _cached(str(entry.repo), name_or_path), entry))
         if name_or_path in (entry.repo, entry.original):
             return _checked(Base(name_or_path, _cached(name_or_path, name_or_path), entry))
-    folder = Path(name_or_path).expanduser()
+    folder = (relative_to or Path()) / Path(name_or_path).expanduser()
     if folder.is_dir():
         folder = folder.resolve()
         return _checked(Base(folder.name, folder, None))
@@ -254,6 +251,7 @@ def _embedded(folder: str) -> Path:
 
 def _cached(repo: str, asked: str) -> Path:
     """The snapshot of a Hugging Face repository in the local cache."""
+    machine.keep_hub_offline()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 

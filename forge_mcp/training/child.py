@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class ChildRequest(BaseModel):
     train: Path
     valid: Path
     base: str
+    base_name: str | None = None
     settings: TrainingSettings
     run: Path
     control: Path
@@ -86,7 +87,7 @@ def perform(request: ChildRequest, emit: Any) -> dict[str, Any]:
     """
     from forge_mcp import machine
     from forge_mcp.training.adapters import adapter_weights, attach_adapters
-    from forge_mcp.training.bases import load_base
+    from forge_mcp.training.bases import load_base, resolve_base
     from forge_mcp.training.batching import check_not_empty, read_rows, sample, tokenise
     from forge_mcp.training.run import ADAPTERS, CONFIG, describe_run, save_frozen
     from forge_mcp.training.trainer import FineTuneTrainer
@@ -98,8 +99,10 @@ def perform(request: ChildRequest, emit: Any) -> dict[str, Any]:
     settings = request.settings
     mx = machine.mlx()
     mx.random.seed(settings.seed)
-    emit("progress", done=0, total=None, message=f"loading {request.base}")
-    loaded = load_base(request.base)
+    base = resolve_base(request.base)
+    base = replace(base, name=request.base_name or base.name)
+    emit("progress", done=0, total=None, message=f"loading {base.name}")
+    loaded = load_base(base)
 
     rows = list(read_rows(request.train))
     train = tokenise(rows, loaded.tokenizer, settings.max_seq_length)

@@ -39,6 +39,7 @@ def train_in_child(
     run: Path,
     emit: Emit,
     cancel: threading.Event,
+    base_name: str | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
     """Train in a process of its own and wait for it.
@@ -49,6 +50,7 @@ def train_in_child(
         run: folder that receives the run's files (see run.py) and the child's log.
         emit: receives the child's events: emit(kind, **payload). May raise to stop.
         cancel: set by somebody else to stop.
+        base_name: what the run calls its base; by default what `base` resolves to.
         resume: go on from the newest checkpoint in `run`.
 
     Returns:
@@ -65,6 +67,7 @@ def train_in_child(
             train=train,
             valid=valid,
             base=base,
+            base_name=base_name,
             settings=settings,
             run=run,
             control=control,

@@ -6,13 +6,15 @@
 Each folder is one corpus: its usable files (the rules of data.py: no tests, no vendored code, no
 held-out module, nothing that demos, tests or benchmarks look at) are mined and turned into RAFT
 examples, and the chats of all splits are written as rows ``{"messages": […]}``. Rows that are
-longer than ``--max-tokens`` are left out. One summary line a corpus goes to stderr.
+longer than ``--max-tokens`` are left out, and of the others those are thinned that teach little a
+token: chats longer than SHORT tokens, and abstentions. One summary line a corpus goes to stderr.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import shutil
 import sys
 import sysconfig
@@ -25,10 +27,12 @@ from tokenizers import Tokenizer
 from forge_mcp.mining.miner import parse_repository
 from forge_mcp.raft import build_dataset
 from forge_mcp.raft.splits import shuffled
+from forge_mcp.schemas.prompt import ABSTAIN_ANSWER
 from forge_mcp.schemas.raft_examples import SPLITS
 from forge_mcp.settings import load_settings
 
 TURNS = 12  # tokens that the chat template adds to the three turns
+SHORT = 500  # tokens; a longer chat is kept with the probability (SHORT / its tokens) squared
 
 
 def copy_usable(folder: Path, target: Path, max_bytes: int, seed: int) -> int:
@@ -69,12 +73,15 @@ def chats_of(folder: Path, tokenizer: Tokenizer, args: argparse.Namespace) -> li
     dataset = build_dataset(mined.blocks, raft, others=mined.rejected)
     rows: list[str] = []
     long = 0
+    rng = random.Random(f"{args.seed}/{folder.name}/thin")
     chats = [row for split in SPLITS for row in dataset.rows(split)]
     for row in shuffled(chats, args.seed, folder.name):
         tokens = sum(len(tokenizer.encode(m.content).ids) for m in row.messages) + TURNS
+        abstains = row.messages[-1].content.endswith(ABSTAIN_ANSWER)
+        keep = min(1.0, (SHORT / tokens) ** 2) * (args.keep_abstaining if abstains else 1.0)
         if tokens > args.max_tokens:
             long += 1
-        elif len(rows) < args.max_examples:
+        elif rng.random() < keep and len(rows) < args.max_examples:
             rows.append(json.dumps(row.model_dump(), ensure_ascii=False))
     print(
         f"{folder.name}: {files} files, {len(mined.blocks)} blocks, {len(chats)} examples, "
@@ -94,6 +101,9 @@ def main() -> None:
     parser.add_argument("--max-examples", type=int, default=12_000, help="per corpus")
     parser.add_argument("--max-bytes", type=int, default=1_500_000, help="code read per corpus")
     parser.add_argument("--max-tokens", type=int, default=1400, help="per chat")
+    parser.add_argument(
+        "--keep-abstaining", type=float, default=0.4, help="share of abstaining chats kept"
+    )
     parser.add_argument("--document-chars", type=int, default=1200, help="raft.max_document_chars")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import json
@@ -307,6 +308,7 @@ def test_an_artifact_knows_its_project(run: Run, tmp_path: Path, home: Path) -> 
         dataset = staged.commit(id="ds-elsewhere-1234", inputs_hash="1234").id
     told = where(run, "use", dataset)
     assert (told["project"], told["repository"]) == ("elsewhere", None)
+    assert "default settings count" in run("use", dataset)[2]
     code, out, _ = run("use", dataset, "--project", tmp_path / "stood-in", "--json")
     assert code == 2 and "it belongs to 'elsewhere'" in json.loads(out)["error"]["cause"]
 
@@ -373,6 +375,26 @@ def test_init_never_overwrites_without_force(run: Run, tmp_path: Path) -> None:
     assert (repository / "forge.toml").read_text() == "this is no toml"
     assert run("init", repository, "--force")[0] == 0
     assert load_settings(repository).project.name == "app"
+
+
+def test_a_refused_init_changes_nothing(
+    run: Run, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for repository in (first, second):
+        repository.mkdir()
+    assert run("init", first, "--name", "taken")[0] == 0
+    code, out, _ = run("init", second, "--name", "taken", "--json")
+    assert code == 2 and "already the project" in json.loads(out)["error"]["message"]
+    assert not (second / "forge.toml").exists()
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("forge_mcp.pipeline.init.write_file", full)
+    assert run("init", second, "--name", "free")[0] == 1
+    names = Workspace(home).database.execute("SELECT name FROM projects").fetchall()
+    assert [row["name"] for row in names] == ["taken"]
 
 
 @given(name=st.text(min_size=1, max_size=40), base=st.text(min_size=1, max_size=40))

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from forge_mcp import workspace
 from forge_mcp.errors import (
     BadInput,
+    ForgeError,
     NotFound,
     OutOfSpace,
     Unavailable,
@@ -544,6 +545,28 @@ def test_the_fused_folder_is_the_run(
     ids = some_ids(fused)
     np.testing.assert_array_equal(mlx_logits(fused, ids), mlx_logits(tmp_path / "m", ids))
     assert load(fused)[1].chat_template == CHAT
+
+
+def test_a_full_disk_is_told_before_and_while_fusing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = PlainRun(write_model(tmp_path / "m"))
+    monkeypatch.setattr("forge_mcp.workspace.free_bytes", lambda path: 1000)
+    with pytest.raises(OutOfSpace, match="merged model"):
+        merge_adapters_to_base(run, tmp_path / "before")
+    assert list((tmp_path / "before").iterdir()) == []
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("[write] Unable to write to file")
+
+    monkeypatch.setattr("forge_mcp.workspace.free_bytes", lambda path: 10**12)
+    monkeypatch.setattr(mlx(), "save_safetensors", full)
+    with pytest.raises(ForgeError, match="merged model") as caught:
+        merge_adapters_to_base(run, tmp_path / "while")
+    assert not isinstance(caught.value, OutOfSpace)
+    monkeypatch.setattr("forge_mcp.exporting.fuse.free_bytes", lambda path: 0)
+    with pytest.raises(OutOfSpace, match="merged model"):
+        merge_adapters_to_base(run, tmp_path / "while")
 
 
 def test_a_diverged_run_is_not_fused(tmp_path: Path) -> None:

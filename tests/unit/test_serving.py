@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf import GGUFReader
 from test_exporter import PlainRun, write_model, write_tokenizer
 
 from forge_mcp.errors import (
@@ -394,6 +395,7 @@ def test_an_export_holds_what_its_result_says(house: House) -> None:
     assert (parsed.gguf_path, parsed.system_prompt) == ("./model.gguf", "You know demo.")
     assert json.loads((artifact.path / "parity.json").read_text())["answers_stopped"] == 1
     assert not (artifact.path / "fused").exists()
+    assert GGUFReader(result.gguf).fields["general.name"].contents() == "demo"
 
     assert export(ExportRequest(run=house.run.id), house.context) == result
     smaller = export(ExportRequest(run=house.run.id, quantization="q8_0"), house.context)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,16 @@ def test_the_embedded_base_is_there_and_loads() -> None:
     assert loaded.tokenizer.has_chat_template
     assert loaded.tokenizer.decode(list(loaded.tokenizer.eos_token_ids)) == "<|im_end|>"
     assert loaded.base.config["model_type"] == loaded.entry.architecture
+
+
+def test_a_relative_folder_starts_where_it_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy_of(folder, tmp_path / folder.name)
+    assert resolve_base(folder.name).path == tmp_path / folder.name
+    assert resolve_base(f"./{folder.name}", folder.parent).path == folder
+    assert resolve_base("forge-nano", folder.parent).name == "forge-nano"
 
 
 def copy_of(folder: Path, target: Path) -> Path:
@@ -106,6 +119,17 @@ def test_what_is_not_here_is_not_downloaded(
     assert "forge-nano" in caught.value.next_step
 
 
+def test_the_hub_is_offline_wherever_it_is_imported() -> None:
+    script = (
+        "from forge_mcp.training.bases import resolve_base\n"
+        "try: resolve_base('someone/nothing')\n"
+        "except Exception: pass\n"
+        "import huggingface_hub; assert huggingface_hub.is_offline_mode()\n"
+    )
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    subprocess.run([sys.executable, "-c", script], env=bare, check=True)
+
+
 def test_what_is_in_the_local_cache_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +156,18 @@ def test_checksums_tell_bases_apart(folder: Path, tmp_path: Path) -> None:
     assert one.weights_sha256 == same.weights_sha256
     assert one.weights_sha256 != other.weights_sha256
     assert one.tokenizer_sha256 == other.tokenizer_sha256
+
+
+@pytest.mark.parametrize(
+    "name", ["generation_config.json", "special_tokens_map.json", "added_tokens.json"]
+)
+def test_what_decides_tokens_and_their_end_is_in_the_checksum(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    before = resolve_base(str(folder)).tokenizer_sha256
+    copy = copy_of(folder, tmp_path / "copy")
+    (copy / name).write_text("{}")
+    assert resolve_base(str(copy)).tokenizer_sha256 != before
 
 
 def test_run_bytes_is_enough(folder: Path) -> None:

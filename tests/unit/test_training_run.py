@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,14 +12,23 @@ import pytest
 from training_models import make_base, make_dataset
 
 from forge_mcp import machine
-from forge_mcp.errors import BadInput, CorruptArtifact, GateRefused, NotFound, OutOfSpace
+from forge_mcp.errors import (
+    BadInput,
+    CorruptArtifact,
+    GateRefused,
+    NotFound,
+    OutOfSpace,
+    UnsupportedModel,
+)
+from forge_mcp.pipeline.retrain import RetrainRequest, retrain
 from forge_mcp.pipeline.skill import SkillContext
-from forge_mcp.pipeline.train import TrainRequest, TrainResult, train
+from forge_mcp.pipeline.train import TrainRequest, TrainResult, chosen_base, train
 from forge_mcp.schemas.events import Event
 from forge_mcp.settings import load_settings
 from forge_mcp.workspace import Artifact, Workspace
 
 mx = machine.mlx()
+SAMPLE = Path(__file__).parents[1] / "fixtures" / "sample_python_repo"
 HOW: dict[str, Any] = {"epochs": 2, "max_steps": 4, "learning_rate": 5e-3}
 
 
@@ -160,6 +170,58 @@ def test_a_changed_run_or_base_is_named(trained: Trained, tmp_path: Path) -> Non
         shutil.rmtree(trained.base, ignore_errors=True)
         moved.rename(trained.base)
     load_run(artifact)
+
+
+@pytest.fixture
+def normalising(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The id of a base in the local cache whose tokenizer GGUF cannot hold."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--someone--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("0" * 40)
+    base = make_base(repository / "snapshots" / ("0" * 40))
+    tokenizer = json.loads((base / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "NFKC"}
+    (base / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return "someone/tiny"
+
+
+def test_a_cached_base_keeps_its_name_and_what_cannot_be_exported_is_told(
+    tmp_path: Path, normalising: str
+) -> None:
+    events: list[Event] = []
+    context = context_in(tmp_path, events)
+    dataset = make_dataset(context.workspace, "demo")
+    result = train(TrainRequest(dataset=dataset.id, base=normalising, max_steps=1), context)
+    assert result.base == normalising
+    config = json.loads((Path(result.path) / "adapter_config.json").read_text())
+    assert config["base"]["name"] == normalising
+    (warning,) = [e.payload["message"] for e in events if e.payload.get("level") == "warning"]
+    assert "can be trained but not exported yet" in warning and "NFKC" in warning
+
+
+def test_retrain_refuses_a_base_that_cannot_be_exported(
+    tmp_path: Path, normalising: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forge_mcp.pipeline.retrain.train", lambda *_: pytest.fail("trained"))
+    context = context_in(tmp_path, [])
+    with pytest.raises(UnsupportedModel, match="cannot be written as GGUF"):
+        retrain(RetrainRequest(repo=str(SAMPLE), base=normalising), context)
+
+
+def test_the_projects_base_is_a_folder_in_its_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    base = make_base(tmp_path / "repo" / "models" / "tiny")
+    context = replace(context_in(tmp_path, []), repository=tmp_path / "repo")
+    context.settings.project.base = "models/tiny"
+    assert chosen_base(None, context).path == base
+    with pytest.raises(NotFound):
+        chosen_base("models/tiny", context)
 
 
 def test_only_validated_datasets_are_trained_on(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forge_mcp.errors import Busy, CorruptArtifact, ForgeError, NotFound, OutOfSpace
+from forge_mcp.interfaces.mcp.resources import recent_artifacts
 from forge_mcp.workspace import (
     MIGRATIONS,
     Artifact,
@@ -114,6 +115,42 @@ def test_a_damaged_manifest_is_named(workspace: Workspace, text: str) -> None:
     (made.path / "manifest.json").write_text(text)
     with pytest.raises(CorruptArtifact, match=made.id):
         workspace.load(made.id)
+
+
+def test_one_damaged_artifact_does_not_hide_the_others(workspace: Workspace) -> None:
+    good, bad = make(workspace), make(workspace, "b")
+    (bad.path / "manifest.json").write_text("{")
+    (workspace.folder("corpus") / ".DS_Store").write_text("")
+    assert workspace.artifacts("corpus") == [good]
+    assert list(workspace.damaged("corpus")) == [bad.id]
+
+
+def test_a_client_is_offered_the_others_and_told_of_the_damaged_one(workspace: Workspace) -> None:
+    for inputs in ("a" * 64, "b" * 64):
+        with workspace.stage("run", "flask") as staged:
+            staged.commit(id=f"run-flask-{inputs[:4]}", inputs_hash=inputs)
+    (workspace.folder("run") / "run-flask-bbbb" / "manifest.json").write_text("{")
+    listed = {one.name: str(one.description) for one in recent_artifacts(workspace)}
+    assert listed["run-flask-aaaa"].startswith("run of flask")
+    assert listed["run-flask-bbbb"].startswith("damaged: ")
+
+
+def test_paths_of_a_result_follow_a_home_that_moved(workspace: Workspace, tmp_path: Path) -> None:
+    with workspace.stage("export", "flask") as staged:
+        folder = workspace.folder("export") / "export-flask-aaaa"
+        paths = {"path": str(folder), "gguf": str(folder / "model.gguf"), "modelfile": None}
+        report = str(workspace.folder("report") / "report-flask-aaaa" / "report.md")
+        result = paths | {"report": report, "bytes": 1}
+        staged.commit(id=folder.name, inputs_hash="a" * 64, result=result)
+    assert workspace.load(folder.name).manifest.result == result
+    moved = workspace.home.rename(tmp_path / "reports")  # a name that is one of ours, too
+    assert Workspace(moved).load(folder.name).manifest.result == {
+        "path": str(moved / "exports/export-flask-aaaa"),
+        "gguf": str(moved / "exports/export-flask-aaaa/model.gguf"),
+        "modelfile": None,
+        "report": str(moved / "reports/report-flask-aaaa/report.md"),
+        "bytes": 1,
+    }
 
 
 def test_unknown_and_wrong_kinds_are_told_with_what_there_is(workspace: Workspace) -> None:

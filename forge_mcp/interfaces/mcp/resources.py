@@ -48,17 +48,21 @@ def add_resources(server: MCPServer[Any], workspace: Workspace) -> None:
 
 
 def recent_artifacts(workspace: Workspace) -> list[Resource]:
-    """The newest artifacts as resources, so that a client can offer them."""
-    return [
-        Resource(
-            uri=f"forge://{FOLDERS[kind]}/{artifact.id}",
-            name=artifact.id,
-            description=f"{kind} of {artifact.manifest.project}, {artifact.manifest.created}",
-            mime_type=mime_type,
-        )
-        for kind, mime_type in MIME_TYPES.items()
-        for artifact in workspace.artifacts(kind)[:LISTED]
-    ]
+    """The newest artifacts as resources, so that a client can offer them; damaged ones last."""
+    listed: list[Resource] = []
+    for kind, mime_type in MIME_TYPES.items():
+        about = {
+            artifact.id: f"{kind} of {artifact.manifest.project}, {artifact.manifest.created}"
+            for artifact in workspace.artifacts(kind)[:LISTED]
+        }
+        about |= {id: f"damaged: {error.cause}" for id, error in workspace.damaged(kind).items()}
+        listed += [
+            Resource(
+                uri=f"forge://{FOLDERS[kind]}/{id}", name=id, description=text, mime_type=mime_type
+            )
+            for id, text in about.items()
+        ]
+    return listed
 
 
 def dataset_page(artifact: Artifact) -> str:
