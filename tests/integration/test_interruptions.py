@@ -70,7 +70,7 @@ def test_killing_the_command_kills_the_training(tmp_path: Path) -> None:
     process = line.start("retrain", ".", FORGE_TRAINING__MAX_STEPS="0", FORGE_TRAINING__EPOCHS="90")
     assert process.stderr is not None
     for text in process.stderr:
-        if re.match(r"train \d+/\d+: loss", text):
+        if re.match(r"train \d+/\d+ \(loss", text):
             break
     children = psutil.Process(process.pid).children(recursive=True)
     assert children, "training runs in a child process"
