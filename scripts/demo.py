@@ -21,6 +21,8 @@ from typing import Any
 FORGE = str(Path(sys.executable).with_name("forge-mcp"))
 # Sized so that two cores need a few minutes; a real project trains for whole epochs.
 DEMO_STEPS = 120
+# Where MLX has only its own BLAS (Linux, no OpenBLAS, no GPU) a step takes ten times as long.
+SLOW_STEPS = 30
 
 
 def forge(*arguments: str) -> dict[str, Any]:
@@ -52,12 +54,19 @@ def main() -> int:
     parser.add_argument("repo", nargs="?", default=".")
     parser.add_argument("--question", action="append", help="ask this instead; repeatable")
     parser.add_argument("--home", default=".demo", help="workspace of the demo")
-    parser.add_argument("--max-steps", type=int, default=DEMO_STEPS)
+    parser.add_argument("--max-steps", type=int, help=f"default {DEMO_STEPS}, or {SLOW_STEPS}")
     options = parser.parse_args()
 
     os.environ["FORGE_HOME"] = str(Path(options.home).resolve())
+    health = forge("doctor")
+    for check in health["checks"]:
+        if check["state"] != "ok":
+            print(f"{check['name']}: {check['detail']}\n  {check['next_step']}")
+    slow = health["machine"]["blas"] == "reference"
+    steps = options.max_steps or (SLOW_STEPS if slow else DEMO_STEPS)
+    print(f"The demo trains for {steps} steps.", "Fewer, because of the BLAS." if slow else "")
     started = time.monotonic()
-    line = forge("retrain", options.repo, "--max-steps", str(options.max_steps))
+    line = forge("retrain", options.repo, "--max-steps", str(steps))
     if line["state"] != "succeeded":
         print("A gate said no; nothing was deployed:")
         for reason in line["reasons"]:
