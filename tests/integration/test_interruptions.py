@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,13 +67,17 @@ def test_a_second_run_computes_nothing_again(line: Line) -> None:
 
 def test_killing_the_command_kills_the_training(tmp_path: Path) -> None:
     line = Line(tmp_path)
-    process = line.start("retrain", ".", FORGE_TRAINING__MAX_STEPS="0", FORGE_TRAINING__EPOCHS="90")
-    assert process.stderr is not None
-    for text in process.stderr:
-        if re.match(r"train \d+/\d+ \(loss", text):
-            break
-    children = psutil.Process(process.pid).children(recursive=True)
+    process = line.start(
+        "retrain", ".", FORGE_TRAINING__MAX_STEPS="0", FORGE_TRAINING__EPOCHS="900"
+    )
+    command = psutil.Process(process.pid)
+    children: list[psutil.Process] = []
+    while process.poll() is None and not children:
+        time.sleep(0.2)
+        found = command.children(recursive=True)
+        children = [c for c in found if "forge_mcp.training.child" in c.cmdline()]
     assert children, "training runs in a child process"
+    time.sleep(3)  # into the training
     process.kill()
     _, alive = psutil.wait_procs(children, timeout=20)
     process.communicate()
