@@ -11,9 +11,13 @@ import ctypes
 import os
 import platform
 import shutil
+import signal
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
 OPENBLAS_ADVICE = (
@@ -74,6 +78,73 @@ def keep_hub_offline() -> None:
     Call it before huggingface_hub is imported, which reads this once.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it is gone (Linux).
+
+    Elsewhere nothing happens: the caller also watches its parent itself, which does the same a
+    moment later unless native code holds the interpreter.
+    """
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG, linux/prctl.h
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+class Battery(NamedTuple):
+    """How a laptop is powered."""
+
+    percent: float
+    plugged: bool
+
+
+def battery() -> Battery | None:
+    """The battery's state; None where there is none, or the system does not tell."""
+    import psutil
+
+    found = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+    if found is None:
+        return None
+    return Battery(percent=float(found.percent), plugged=found.power_plugged is not False)
+
+
+@contextmanager
+def keep_awake(pid: int, say: Callable[[str], None]) -> Iterator[None]:
+    """The machine does not fall asleep by itself while process `pid` lives.
+
+    Uses `caffeinate` (macOS) or `systemd-inhibit` (Linux); both end with that process, so nothing
+    is left behind even after a kill. Where neither works, `say` is told and nothing else happens.
+    """
+    if sys.platform == "darwin":
+        command = ["caffeinate", "-i", "-w", str(pid)]
+    else:
+        command = [
+            "systemd-inhibit",
+            "--what=idle:sleep",
+            "--who=AI Forge",
+            "--why=a model is being trained",
+            "tail",
+            f"--pid={pid}",
+            "-f",
+            "/dev/null",
+        ]
+    holder: subprocess.Popen[bytes] | None = None
+    quiet = subprocess.DEVNULL
+    try:
+        with suppress(FileNotFoundError):
+            holder = subprocess.Popen(
+                command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
+            )
+            with suppress(subprocess.TimeoutExpired):
+                holder.wait(0.2)
+        if holder is None or holder.poll() is not None:
+            say(f"The machine may fall asleep meanwhile: {command[0]} is not usable here.")
+        yield
+    finally:
+        if holder is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(holder.pid, signal.SIGTERM)
+            holder.wait()
 
 
 def on_cpu() -> bool:

@@ -148,6 +148,20 @@ class ServingSettings(Section):
     threads: int = Field(ge=0)
 
 
+class JobsSettings(Section):
+    """How jobs share the machine. The worker takes them from its environment when it starts."""
+
+    concurrent_trainings: int = Field(ge=1, le=8)
+    concurrent_others: int = Field(ge=1, le=16)
+    idle_seconds: float = Field(ge=0)
+    keep_days: float = Field(gt=0)
+    pause_below_battery: int = Field(ge=0, le=100)
+    max_memory_share: float = Field(gt=0.0, le=1.0)
+    silent_seconds: float = Field(ge=1)
+    keep_awake: bool
+    unload_ollama: bool
+
+
 class Settings(BaseSettings):
     """All settings of one call, merged and checked."""
 
@@ -164,6 +178,7 @@ class Settings(BaseSettings):
     judging: JudgingSettings
     exporting: ExportingSettings
     serving: ServingSettings
+    jobs: JobsSettings
 
     @classmethod
     def settings_customise_sources(
@@ -257,14 +272,7 @@ def load_settings(
         of_user = merge(EnvSettingsSource(Settings)(), call or {})
         settings = Settings.model_validate(merge(merge(defaults(), project), of_user))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InvalidSettings(
-            f"The setting '{key}' is not valid.",
-            cause=f"{first['msg']} (given: {first.get('input')!r})"[:300],
-            next_step="Correct it in forge.toml, the environment (FORGE_SECTION__KEY) or the call; "
-            "all settings stand in assets/defaults.yaml and docs/configuration.md.",
-        ) from error
+        raise _invalid(error) from error
     except ValueError as error:  # an environment variable that is no JSON where JSON is needed
         raise InvalidSettings(
             "A FORGE_… environment variable cannot be read.",
@@ -274,6 +282,47 @@ def load_settings(
     if "ollama_host" not in of_user.get("serving", {}):
         _require_loopback(settings.serving.ollama_host)
     return settings
+
+
+def differences(settings: Settings) -> dict[str, Any]:
+    """{section: {key: value}} where settings are not the defaults; see `settings_from`."""
+    found: dict[str, Any] = {}
+    for section, values in settings.model_dump(mode="json").items():
+        usual = defaults()[section]
+        changed = {key: value for key, value in values.items() if value != usual[key]}
+        if changed:
+            found[section] = changed
+    return found
+
+
+def settings_from(differences: Mapping[str, Any]) -> Settings:
+    """Settings again from their `differences`, perhaps ones that another version wrote down.
+
+    A key that this version does not know has no effect in it and is left out.
+
+    Raises:
+        InvalidSettings: a value that this version does not accept; it is named.
+    """
+    known = {
+        section: {key: value for key, value in values.items() if key in defaults()[section]}
+        for section, values in differences.items()
+        if section in defaults()
+    }
+    try:
+        return Settings.model_validate(merge(defaults(), known))
+    except ValidationError as error:
+        raise _invalid(error) from error
+
+
+def _invalid(error: ValidationError) -> InvalidSettings:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    return InvalidSettings(
+        f"The setting '{key}' is not valid.",
+        cause=f"{first['msg']} (given: {first.get('input')!r})"[:300],
+        next_step="Correct it in forge.toml, the environment (FORGE_SECTION__KEY) or the call; "
+        "all settings stand in assets/defaults.yaml and docs/configuration.md.",
+    )
 
 
 def _require_loopback(host: str) -> None:

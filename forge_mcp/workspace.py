@@ -4,6 +4,7 @@
         forge.db                 projects and deployments (SQLite, numbered migrations)
         corpora/ datasets/ runs/ reports/ exports/ deployments/
         staging/                 what is being written
+        unfinished/              runs that were stopped and can go on from their checkpoint
 
 A folder appears under its id only when whole: it is written under staging/, its files are hashed
 and fsynced, `manifest.json` is written last, and one rename gives it its name. An artifact whose
@@ -20,7 +21,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,10 +33,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from forge_mcp.errors import Busy, CorruptArtifact, NotFound, from_os_error
+from forge_mcp.locks import FileLock, is_held
 from forge_mcp.schemas.manifests import SCHEMA_VERSION, ArtifactKind, Manifest, RepositoryState
 from forge_mcp.settings import forge_home
 
 MANIFEST = "manifest.json"
+UNFINISHED = "unfinished"
 FOLDERS: dict[ArtifactKind, str] = {
     "corpus": "corpora",
     "dataset": "datasets",
@@ -54,7 +57,7 @@ PREFIXES: dict[ArtifactKind, str] = {
 }
 RESULT_PATHS = ("path", "gguf", "modelfile", "report")  # keys of results that hold paths of ours
 VERSIONED_PACKAGES = ("forge-mcp", "mlx", "mlx-lm", "tree-sitter", "gguf", "xllamacpp")
-STALE_STAGING_SECONDS = 24 * 3600
+STALE_STAGING_SECONDS = 60  # an unlocked folder this old has lost its writer
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -239,6 +242,8 @@ class Staged:
 
         Where another process has finished the same artifact meanwhile, that one is returned.
         """
+        for left in self.path.glob(f"*{MANIFEST}*"):  # of a writer that was killed while at it
+            left.unlink()
         files = sorted(path for path in self.path.rglob("*") if path.is_file())
         manifest = Manifest(
             kind=self.kind,
@@ -370,12 +375,57 @@ class Workspace:
         root = self._made(self.home / "staging")
         self._sweep(root)
         path = Path(tempfile.mkdtemp(prefix=f"{PREFIXES[kind]}-", dir=root))
-        try:
-            yield Staged(self, path, kind, project)
-        except OSError as error:
-            raise from_os_error(error, f"write the {kind}") from error
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
+        with FileLock(path) as lock:
+            lock.acquire()
+            try:
+                yield Staged(self, path, kind, project)
+            except OSError as error:
+                raise from_os_error(error, f"write the {kind}") from error
+            finally:
+                shutil.rmtree(path, ignore_errors=True)
+
+    @contextmanager
+    def unfinished(
+        self,
+        kind: ArtifactKind,
+        project: str,
+        inputs_hash: str,
+        *,
+        worth_keeping: Callable[[Path], bool],
+        check: Callable[[], None],
+        waiting: Callable[[], None],
+    ) -> Iterator[Staged]:
+        """A staged folder that outlives its writer, so that the same work can go on later.
+
+        Its name comes from the inputs, and one process at a time has it: a second one waits and
+        should look for the finished artifact first. Without `Staged.commit` it is removed, unless
+        the work was stopped (by an error, a signal, a crash) and left something worth keeping.
+
+        Args:
+            worth_keeping: asked of the folder when the work was stopped.
+            check: called while waiting; raises to give up.
+            waiting: called once, where another process has the folder.
+
+        Raises:
+            OutOfSpace, BadInput, ForgeError: the disk said no.
+        """
+        name = f"{PREFIXES[kind]}-{slug(project)}-{inputs_hash[:16]}"
+        path = self._made(self.home / UNFINISHED) / name
+        with FileLock(path, folder=True) as lock:
+            lock.wait(check, waiting)
+            staged = Staged(self, path, kind, project)
+            try:
+                yield staged
+            except BaseException as error:
+                # Once a commit has renamed it, the name may be the next writer's folder.
+                if lock.in_place and not worth_keeping(path):
+                    shutil.rmtree(path, ignore_errors=True)
+                if isinstance(error, OSError):
+                    raise from_os_error(error, f"write the {kind}") from error
+                raise
+            else:
+                if staged.committed is None:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _known(self, kinds: Sequence[ArtifactKind]) -> str:
         ids = [artifact.id for kind in kinds for artifact in self.artifacts(kind)[:3]]
@@ -409,17 +459,15 @@ class Workspace:
         return path
 
     def _sweep(self, root: Path) -> None:
-        """Remove staging folders whose writer was killed: nothing in them has changed for long.
-
-        The files count, not the folder: a long training writes only into files that are there.
-        """
+        """Remove staging folders whose writer was killed: its lock on them is gone."""
         for path in root.iterdir():
             try:
-                newest = max(one.stat().st_mtime for one in (path, *path.rglob("*")))
-                if time.time() - newest > STALE_STAGING_SECONDS:
-                    shutil.rmtree(path, ignore_errors=True)
+                # A folder that was only just made may not be locked yet.
+                if time.time() - path.stat().st_mtime < STALE_STAGING_SECONDS or is_held(path):
+                    continue
             except FileNotFoundError:
                 continue
+            shutil.rmtree(path, ignore_errors=True)
 
     # -- database ----------------------------------------------------------------------------
 

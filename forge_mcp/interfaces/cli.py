@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str], cancel: threading.Event) -> int:
     from forge_mcp.errors import BadInput, face_of
     from forge_mcp.interfaces.arguments import build_parser
-    from forge_mcp.interfaces.faults import in_words
+    from forge_mcp.pipeline.faults import in_words
     from forge_mcp.pipeline.skill import skills
     from forge_mcp.settings import forge_home
 
@@ -90,9 +90,9 @@ def _run(arguments: list[str], cancel: threading.Event) -> int:
 def _run_skill(parsed: argparse.Namespace, stdout: TextIO, cancel: threading.Event) -> int:
     from forge_mcp.errors import face_of
     from forge_mcp.interfaces.arguments import common_options, request_fields
-    from forge_mcp.interfaces.faults import in_words
     from forge_mcp.interfaces.terminal import ProgressView, summary
     from forge_mcp.pipeline.context import make_request, open_context
+    from forge_mcp.pipeline.faults import in_words
     from forge_mcp.pipeline.skill import skills
     from forge_mcp.settings import forge_home
 
@@ -122,7 +122,9 @@ def _run_skill(parsed: argparse.Namespace, stdout: TextIO, cancel: threading.Eve
 
 def _verdict(result: SkillResult) -> int:
     """The exit code of a result: a gate that said no is 3, a doctor that found a fault 1."""
-    if getattr(result, "passed", True) is False or getattr(result, "state", "") == "refused":
+    from forge_mcp.pipeline.skill import is_refusal
+
+    if is_refusal(result):
         _say("A gate said no; what is deployed was not changed.")
         return REFUSED
     return FAILED if getattr(result, "ok", True) is False else DONE

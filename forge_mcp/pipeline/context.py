@@ -38,9 +38,7 @@ ARTIFACT_FIELDS: dict[str, tuple[ArtifactKind, ...]] = {
     "run": ("run",),
     "run_or_export": ("run", "export"),
 }
-# They help where nothing is set up yet or something is broken, so they need no project and run
-# with the plain defaults where the settings say nothing valid.
-WITHOUT_PROJECT = frozenset({"init", "doctor"})
+ALL_PROJECTS = ""  # the project in the context of a skill that works on all of them
 
 
 class Place(NamedTuple):
@@ -110,15 +108,19 @@ def open_context(
     """
     workspace = workspace or Workspace()
     artifact = next(_artifacts(request, workspace), None)
-    place = _locate(request, workspace, project, artifact)
+    everywhere = project is None and skill.scope == "all"
+    place = (
+        Place(None, ALL_PROJECTS) if everywhere else _locate(request, workspace, project, artifact)
+    )
     if place is None:
-        if skill.name not in WITHOUT_PROJECT:
+        if skill.scope != "anywhere":
             raise _which_project(workspace)
         place = Place(None, None)
     try:
         settings = load_settings(place.repository, overrides)
     except InvalidSettings:
-        if skill.name not in WITHOUT_PROJECT or overrides:
+        # A project that was named must not be taken for another one, by its folder's name.
+        if overrides or not (everywhere or skill.scope == "anywhere"):
             raise
         settings = Settings.model_validate(defaults())
     name = place.name
@@ -133,7 +135,7 @@ def open_context(
         )
     if place.repository and "repo" in skill.request.model_fields:
         request = request.model_copy(update={"repo": str(place.repository)})
-    if place.repository and not skill.read_only and skill.name not in WITHOUT_PROJECT:
+    if place.repository and not skill.read_only and skill.scope == "project":
         claim_project(workspace, name, place.repository)
     context = SkillContext(
         workspace=workspace,
@@ -144,7 +146,7 @@ def open_context(
         cancel=cancel or threading.Event(),
         stage=skill.name,
     )
-    if place.name is not None and place.repository is None:
+    if place.name and place.repository is None:
         context.log(
             f"The repository of project '{name}' is not where it was: its forge.toml is not read, "
             "and the default settings count.",

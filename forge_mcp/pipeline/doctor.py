@@ -58,6 +58,7 @@ class Finding(NamedTuple):
 
 @skill(
     title="Check this machine",
+    scope="anywhere",
     read_only=True,
     examples=("forge-mcp doctor", "forge-mcp doctor --json"),
 )

@@ -54,6 +54,8 @@ class EvaluateResult(SkillResult):
 @skill(
     title="Evaluate a run",
     positional=("run",),
+    long=True,
+    loads_model=True,
     aliases=("evaluate_model",),
     examples=("forge-mcp evaluate run-flask-3f9a", "forge-mcp evaluate run-flask-3f9a --json"),
 )

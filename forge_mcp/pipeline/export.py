@@ -72,6 +72,8 @@ class ExportResult(SkillResult):
 @skill(
     title="Export a model",
     positional=("run",),
+    long=True,
+    loads_model=True,
     aliases=("export_model",),
     examples=(
         "forge-mcp export run-flask-3f9a",

@@ -46,6 +46,7 @@ class ExtractResult(SkillResult):
 @skill(
     title="Extract code",
     positional=("repo",),
+    long=True,
     aliases=("extract_data",),
     examples=("forge-mcp extract .", "forge-mcp extract ~/src/flask --include-tests --json"),
 )

@@ -69,6 +69,7 @@ class InitResult(SkillResult):
 
 @skill(
     title="Set up a project",
+    scope="anywhere",
     positional=("repo",),
     destructive=True,
     idempotent=False,

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
 from forge_mcp.errors import GateRefused
-from forge_mcp.pipeline.deploy import DeployRequest, DeployResult, deploy
-from forge_mcp.pipeline.evaluate import EvaluateRequest, EvaluateResult, evaluate
-from forge_mcp.pipeline.export import ExportRequest, ExportResult, export, require_exportable
-from forge_mcp.pipeline.extract import ExtractRequest, ExtractResult, extract
-from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, skill
-from forge_mcp.pipeline.synthesize import SynthesizeRequest, SynthesizeResult, synthesize
-from forge_mcp.pipeline.train import TrainRequest, TrainResult, chosen_base, train
-from forge_mcp.pipeline.validate import ValidateRequest, ValidateResult, validate
+from forge_mcp.pipeline.deploy import DeployRequest, DeployResult
+from forge_mcp.pipeline.evaluate import EvaluateRequest, EvaluateResult
+from forge_mcp.pipeline.export import ExportRequest, ExportResult, require_exportable
+from forge_mcp.pipeline.extract import ExtractRequest, ExtractResult
+from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, skill, skills
+from forge_mcp.pipeline.synthesize import SynthesizeRequest, SynthesizeResult
+from forge_mcp.pipeline.train import TrainRequest, TrainResult, chosen_base
+from forge_mcp.pipeline.validate import ValidateRequest, ValidateResult
 
 STAGES = ("extract", "synthesize", "validate", "train", "evaluate", "export", "deploy")
+RunStage = Callable[[str, SkillRequest], SkillResult]
+Result = TypeVar("Result", bound=SkillResult)
 
 
 class RetrainRequest(SkillRequest):
@@ -61,6 +64,8 @@ class RetrainResult(SkillResult):
 @skill(
     title="Retrain on a repository",
     positional=("repo",),
+    long=True,
+    loads_model=True,
     destructive=True,
     examples=("forge-mcp retrain .", "forge-mcp retrain ../flask --base forge-nano"),
 )
@@ -74,66 +79,91 @@ def retrain(request: RetrainRequest, context: SkillContext) -> RetrainResult:
     stays as it was. Takes minutes with the embedded base, longer with larger ones. Afterwards ask
     the model with `query`; take the deployment back with `rollback`.
     """
-    from forge_mcp.judging.heldout import held_out
-
     started = time.monotonic()
+
+    def run(name: str, asked: SkillRequest) -> SkillResult:
+        announce(name, context)
+        return perform_stage(name, asked, context.for_stage(name))
+
+    fields = line(request, run)
+    return RetrainResult.model_validate(fields | {"seconds": time.monotonic() - started})
+
+
+def announce(stage: str, context: SkillContext) -> None:
+    """Tell that a stage of the line begins."""
+    context.emit("state", stage=stage, number=STAGES.index(stage) + 1, of=len(STAGES))
+
+
+def perform_stage(name: str, request: SkillRequest, context: SkillContext) -> SkillResult:
+    """One stage of the line, in this process.
+
+    Raises:
+        ForgeError: the stage failed; a `GateRefused` of export or deploy ends the line.
+    """
+    if name == "train":
+        _refuse_early(request, context)
+    return skills()[name].function(request, context)
+
+
+def line(request: RetrainRequest, run: RunStage) -> dict[str, Any]:
+    """The stages one after the other, each on what the one before returned.
+
+    Args:
+        run: performs a stage. Everything that the line decides comes from what it returns, so
+            that a line which is entered again with the same answers takes the same way.
+
+    Returns:
+        The fields of `RetrainResult` without `seconds`.
+    """
     done: dict[str, SkillResult] = {}
-    reasons: list[str] = []
 
-    def stage(name: str) -> SkillContext:
-        context.emit("state", stage=name, number=STAGES.index(name) + 1, of=len(STAGES))
-        return context.for_stage(name)
+    def stage(name: str, asked: SkillRequest, kind: type[Result]) -> Result:
+        result = run(name, asked)
+        assert isinstance(result, kind)  # noqa: S101 -- `run` performs the stage it is given
+        done[name] = result
+        return result
 
-    def finish() -> RetrainResult:
-        return RetrainResult.model_validate(
-            {
-                **done,
-                "state": "refused" if reasons else "succeeded",
-                "deployed": "deploy" in done,
-                "reasons": reasons,
-                "seconds": time.monotonic() - started,
-            }
-        )
+    def finish(reasons: list[str]) -> dict[str, Any]:
+        state = "refused" if reasons else "succeeded"
+        return {**done, "state": state, "deployed": "deploy" in done, "reasons": reasons}
 
-    corpus = extract(ExtractRequest(repo=request.repo), stage("extract"))
-    done["extract"] = corpus
-    dataset = synthesize(SynthesizeRequest(corpus=corpus.corpus_id), stage("synthesize"))
-    done["synthesize"] = dataset
-    checked = validate(ValidateRequest(dataset=dataset.dataset_id), stage("validate"))
-    done["validate"] = checked
+    corpus = stage("extract", ExtractRequest(repo=request.repo), ExtractResult)
+    dataset = stage("synthesize", SynthesizeRequest(corpus=corpus.corpus_id), SynthesizeResult)
+    checked = stage("validate", ValidateRequest(dataset=dataset.dataset_id), ValidateResult)
     if not checked.passed:
-        reasons += checked.reasons
-        return finish()
-    # A dataset without held-out examples and a base that cannot be exported are refused now, not
-    # after the training.
-    held_out(context.workspace.load(checked.dataset_id, "dataset"))
-    require_exportable(chosen_base(request.base, context))
-
-    trained = train(
-        TrainRequest(
-            dataset=checked.dataset_id,
-            base=request.base,
-            epochs=request.epochs,
-            max_steps=request.max_steps,
-        ),
-        stage("train"),
+        return finish(checked.reasons)
+    asked = TrainRequest(
+        dataset=checked.dataset_id,
+        base=request.base,
+        epochs=request.epochs,
+        max_steps=request.max_steps,
     )
-    done["train"] = trained
-    judged = evaluate(EvaluateRequest(run=trained.run_id), stage("evaluate"))
-    done["evaluate"] = judged
+    trained = stage("train", asked, TrainResult)
+    judged = stage("evaluate", EvaluateRequest(run=trained.run_id), EvaluateResult)
     if not judged.passed:
-        reasons += judged.reasons
-        return finish()
-
+        return finish(judged.reasons)
     try:
-        exported = export(
-            ExportRequest(run=trained.run_id, quantization=request.quantization), stage("export")
+        exported = stage(
+            "export",
+            ExportRequest(run=trained.run_id, quantization=request.quantization),
+            ExportResult,
         )
-        done["export"] = exported
-        done["deploy"] = deploy(
+        stage(
+            "deploy",
             DeployRequest(run_or_export=exported.export_id, target=request.target),
-            stage("deploy"),
+            DeployResult,
         )
     except GateRefused as refusal:
-        reasons.append(f"{refusal.message} {refusal.cause}".strip())
-    return finish()
+        return finish([f"{refusal.message} {refusal.cause}".strip()])
+    return finish([])
+
+
+def _refuse_early(request: SkillRequest, context: SkillContext) -> None:
+    """A dataset without held-out examples and a base that cannot be exported are refused now, not
+    after the training.
+    """
+    from forge_mcp.judging.heldout import held_out
+
+    assert isinstance(request, TrainRequest)  # noqa: S101 -- asked for the stage 'train' only
+    held_out(context.workspace.load(request.dataset, "dataset"))
+    require_exportable(chosen_base(request.base, context))

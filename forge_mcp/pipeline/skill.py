@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
@@ -44,8 +44,10 @@ MODULES = (
     "query",
     "retrain",
     "doctor",
+    "gc",
 )
 
+Scope = Literal["project", "anywhere", "all"]
 EventSink = Callable[[Event], None]
 
 
@@ -125,6 +127,11 @@ class Skill:
     destructive: bool
     idempotent: bool
     open_world: bool
+    long: bool
+    loads_model: bool
+    scope: Scope
+    tool: bool
+    words: tuple[str, ...]
     aliases: tuple[str, ...]
     examples: tuple[str, ...]
 
@@ -135,7 +142,7 @@ class Skill:
             name.upper() if self.request.model_fields[name].is_required() else f"[{name.upper()}]"
             for name in self.positional
         ]
-        return " ".join(["forge-mcp", self.name, *words])
+        return " ".join(["forge-mcp", *self.words, *words])
 
 
 _registry: dict[str, Skill] = {}
@@ -152,6 +159,11 @@ def skill(
     destructive: bool = False,
     idempotent: bool = True,
     open_world: bool = False,
+    long: bool = False,
+    loads_model: bool = False,
+    scope: Scope = "project",
+    tool: bool = True,
+    words: tuple[str, ...] = (),
     aliases: tuple[str, ...] = (),
     examples: tuple[str, ...] = (),
 ) -> Callable[[SkillFunction[Request, Result]], SkillFunction[Request, Result]]:
@@ -164,6 +176,13 @@ def skill(
         destructive: it may replace or remove something that is in use.
         idempotent: asked twice for the same, it does it once.
         open_world: it talks to something outside this machine.
+        long: it may take longer than an agent's client waits, so agents get a job.
+        loads_model: as a job it waits for its turn: few such jobs run at a time.
+        scope: "project": it must be clear which project is meant; "anywhere": it also helps where
+            there is none yet, or its settings are broken; "all": it works on all projects at once
+            unless one is named.
+        tool: agents see it as well.
+        words: of the command line, where they are not the function's name.
         aliases: further names (the specification's), listed in skills.yaml.
         examples: command lines that show its use.
     """
@@ -184,6 +203,11 @@ def skill(
             destructive=destructive,
             idempotent=idempotent,
             open_world=open_world,
+            long=long,
+            loads_model=loads_model,
+            scope=scope,
+            tool=tool,
+            words=words or (name,),
             aliases=aliases,
             examples=examples,
         )
@@ -198,8 +222,19 @@ def skills() -> dict[str, Skill]:
     for module in MODULES:
         importlib.import_module(f"forge_mcp.pipeline.{module}")
     order = {f"forge_mcp.pipeline.{module}": rank for rank, module in enumerate(MODULES)}
-    ranked = sorted(_registry.values(), key=lambda s: order.get(s.function.__module__, 99))
+    declared = [one for one in registered() if one.function.__module__ in order]
+    ranked = sorted(declared, key=lambda s: order[s.function.__module__])
     return {found.name: found for found in ranked}
+
+
+def registered() -> list[Skill]:
+    """Every skill whose module was imported, in the order of declaration."""
+    return list(_registry.values())
+
+
+def is_refusal(result: SkillResult) -> bool:
+    """Whether a gate said no, and the result tells why."""
+    return getattr(result, "passed", True) is False or getattr(result, "state", "") == "refused"
 
 
 def drop_unset(**fields: Any) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class SynthesizeResult(SkillResult):
 @skill(
     title="Synthesize training data",
     positional=("corpus",),
+    long=True,
     aliases=("generate_data",),
     examples=(
         "forge-mcp synthesize corpus-flask-3f9a",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -13,7 +14,7 @@ from forge_mcp.pipeline.export import require_exportable
 from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, overlay, skill
 from forge_mcp.schemas.prompt import PROMPT_VERSION
 from forge_mcp.settings import TrainingSettings
-from forge_mcp.workspace import Artifact, hash_inputs, require_space
+from forge_mcp.workspace import Artifact, Workspace, hash_inputs, require_space
 
 if TYPE_CHECKING:
     from forge_mcp.training.bases import Base
@@ -69,6 +70,8 @@ class TrainResult(SkillResult):
 @skill(
     title="Train a model",
     positional=("dataset",),
+    long=True,
+    loads_model=True,
     aliases=("train_model",),
     examples=(
         "forge-mcp train ds-flask-3f9a",
@@ -81,7 +84,8 @@ def train(request: TrainRequest, context: SkillContext) -> TrainResult:
     Use this when a dataset has passed `validate` and a model shall learn the repository. It runs
     in a process of its own, keeps the adapters with the lowest validation loss, and stops early
     when that no longer falls. Minutes on forge-nano, longer on larger bases. Asked again with the
-    same dataset, base and settings, it returns the finished run. Next: `evaluate RUN`.
+    same dataset, base and settings, it returns the finished run, or goes on with one that was
+    stopped. Next: `evaluate RUN`.
     """
     started = time.perf_counter()
     workspace = context.workspace
@@ -101,8 +105,18 @@ def train(request: TrainRequest, context: SkillContext) -> TrainResult:
 
     _tell_about(base, context)
     dataset.verify("train.jsonl", "valid.jsonl")
-    run_id = workspace.new_id("run", context.project, inputs_hash)
-    with workspace.stage("run", context.project) as staged:
+    with workspace.unfinished(
+        "run",
+        context.project,
+        inputs_hash,
+        worth_keeping=has_checkpoint,
+        check=context.check,
+        waiting=lambda: context.log("Another process trains this very run; waiting for it."),
+    ) as staged:
+        found = workspace.find("run", context.project, inputs_hash)
+        if found is not None:
+            return TrainResult.model_validate(found.manifest.result)
+        run_id = workspace.new_id("run", context.project, inputs_hash)
         require_space(staged.path, base.run_bytes(settings), "train")
         trained = train_in_child(
             train=dataset.file("train.jsonl"),
@@ -113,6 +127,8 @@ def train(request: TrainRequest, context: SkillContext) -> TrainResult:
             run=staged.path,
             emit=context.emit,
             cancel=context.cancel,
+            resume=True,
+            slots=training_slots(workspace, context.settings.jobs.concurrent_trainings),
         )
         trained["seconds"] = round(time.perf_counter() - started, 3)
         result = TrainResult(
@@ -130,6 +146,18 @@ def train(request: TrainRequest, context: SkillContext) -> TrainResult:
             result=result.model_dump(),
         )
     return TrainResult.model_validate(artifact.manifest.result)
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run that was stopped can go on."""
+    from forge_mcp.training.checkpoints import latest_checkpoint
+
+    return latest_checkpoint(run) is not None
+
+
+def training_slots(workspace: Workspace, count: int) -> list[Path]:
+    """The locks that bound how many trainings there are at once, whoever started them."""
+    return [workspace.home / "locks" / f"training-{number}" for number in range(count)]
 
 
 def chosen_base(asked: str | None, context: SkillContext) -> Base:

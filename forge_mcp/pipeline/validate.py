@@ -59,6 +59,7 @@ class ValidateResult(SkillResult):
 @skill(
     title="Validate training data",
     positional=("dataset",),
+    long=True,
     aliases=("validate_data",),
     examples=(
         "forge-mcp validate ds-flask-81c0",

@@ -19,7 +19,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from forge_mcp import machine
 from forge_mcp.errors import Cancelled, ForgeError, TrainingFailed, from_os_error
+from forge_mcp.locks import FileLock, wait_for_one
 from forge_mcp.settings import TrainingSettings
 
 PARENT_POLL_SECONDS = 0.5
@@ -44,6 +46,7 @@ class ChildRequest(BaseModel):
     control: Path
     parent: int
     resume: bool = False
+    slots: list[Path] = []  # locks; one of them is held while training, so that few train at once
 
 
 def main(arguments: list[str]) -> int:
@@ -61,6 +64,7 @@ def main(arguments: list[str]) -> int:
     request: ChildRequest | None = None
     try:
         request = ChildRequest.model_validate_json(Path(arguments[0]).read_text("utf-8"))
+        machine.die_with_parent()
         watched = (request.parent, request.control.parent)
         threading.Thread(target=_die_with, args=watched, daemon=True).start()
         emit("result", **perform(request, emit))
@@ -85,7 +89,6 @@ def perform(request: ChildRequest, emit: Any) -> dict[str, Any]:
     Raises:
         ForgeError: see trainer.py, adapters.py, batching.py.
     """
-    from forge_mcp import machine
     from forge_mcp.training.adapters import adapter_weights, attach_adapters
     from forge_mcp.training.bases import load_base, resolve_base
     from forge_mcp.training.batching import check_not_empty, read_rows, sample, tokenise
@@ -96,6 +99,12 @@ def perform(request: ChildRequest, emit: Any) -> dict[str, Any]:
         if request.control.exists():
             raise Cancelled("Training was stopped.", cause="somebody asked for it")
 
+    def waiting() -> None:
+        emit("log", level="info", message="Another training is under way; this one waits for it.")
+
+    if request.slots:
+        # Held until this process ends, however it ends.
+        wait_for_one([FileLock(path) for path in request.slots], check, waiting)
     settings = request.settings
     mx = machine.mlx()
     mx.random.seed(settings.seed)

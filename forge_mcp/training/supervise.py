@@ -6,12 +6,14 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,9 +23,13 @@ from forge_mcp.settings import TrainingSettings
 from forge_mcp.training.child import OUT_OF_MEMORY_ADVICE, REQUEST, STOP, ChildRequest
 
 LOG = "training.log"
+SCRATCH = ".train-"  # start of the name of a folder for the request and the control file
 POLL_SECONDS = 0.1
-# A child that is asked to stop ends after its current step; then it is told more firmly.
+# A child that is asked to stop writes a checkpoint after its current step; it gets the time that
+# its steps have been taking, between these bounds, and is then told more firmly.
 CONTROL_SECONDS = 5.0
+LONGEST_CONTROL_SECONDS = 120.0
+STEPS_OF_PATIENCE = 3
 TERMINATE_SECONDS = 3.0
 LOG_LINES_SHOWN = 5
 
@@ -41,6 +47,7 @@ def train_in_child(
     cancel: threading.Event,
     base_name: str | None = None,
     resume: bool = False,
+    slots: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Train in a process of its own and wait for it.
 
@@ -51,7 +58,8 @@ def train_in_child(
         emit: receives the child's events: emit(kind, **payload). May raise to stop.
         cancel: set by somebody else to stop.
         base_name: what the run calls its base; by default what `base` resolves to.
-        resume: go on from the newest checkpoint in `run`.
+        resume: go on from the newest checkpoint in `run`, if there is one.
+        slots: locks of which the child takes one before it loads anything.
 
     Returns:
         The fields of `trainer.Trained`.
@@ -61,7 +69,9 @@ def train_in_child(
         TrainingFailed: the child died; the cause says how.
         ForgeError: whatever the child reported.
     """
-    with tempfile.TemporaryDirectory(prefix="forge-train-") as folder:
+    for left in run.glob(f"{SCRATCH}*"):  # of a child that was killed together with its parent
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=run) as folder:
         control = Path(folder) / STOP
         request = ChildRequest(
             train=train,
@@ -73,28 +83,56 @@ def train_in_child(
             control=control,
             parent=os.getpid(),
             resume=resume,
+            slots=list(slots),
         )
         asked = Path(folder) / REQUEST
         asked.write_text(request.model_dump_json(), encoding="utf-8")
         with (run / LOG).open("ab") as log:
+            earlier = log.tell()  # what former attempts at this run have printed
             child = _start(asked, log)
+        pace = Pace()
         try:
-            return _listen(child, run / LOG, emit, cancel)
+            result = _listen(child, emit, cancel, pace)
+            if result is None or child.returncode != 0:
+                raise describe_death("training process", child.returncode, run / LOG, earlier)
+            return result
         finally:
             # Whatever happened (an error, Ctrl-C, a cancelled event), no child survives this call.
-            stop(child, control)
+            stop(child, control, pace.patience)
 
 
-def stop(child: subprocess.Popen[str], control: Path) -> None:
+class Pace:
+    """How long the child's steps take, from the times at which it told of them."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._longest = 0.0
+
+    def step(self) -> None:
+        """A step has ended now."""
+        now = time.monotonic()
+        if self._last is not None:
+            self._longest = max(self._longest, now - self._last)
+        self._last = now
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for a child that was asked to stop."""
+        asked = STEPS_OF_PATIENCE * self._longest
+        return min(max(asked, CONTROL_SECONDS), LONGEST_CONTROL_SECONDS)
+
+
+def stop(child: subprocess.Popen[str], control: Path, patience: float = CONTROL_SECONDS) -> None:
     """End the child: ask by the control file, then SIGTERM, then SIGKILL to its whole group."""
     if child.poll() is None:
-        control.touch()
-        _wait(child, CONTROL_SECONDS)
-    for number, patience in ((signal.SIGTERM, TERMINATE_SECONDS), (signal.SIGKILL, None)):
+        with contextlib.suppress(OSError):  # on a full disk it cannot be asked, only told
+            control.touch()
+            _wait(child, patience)
+    for number, seconds in ((signal.SIGTERM, TERMINATE_SECONDS), (signal.SIGKILL, None)):
         if child.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, number)
-            _wait(child, patience)
+            _wait(child, seconds)
     if child.stdout:
         child.stdout.close()
 
@@ -118,9 +156,9 @@ def _start(request: Path, log: IO[bytes]) -> subprocess.Popen[str]:
 
 
 def _listen(
-    child: subprocess.Popen[str], log: Path, emit: Emit, cancel: threading.Event
-) -> dict[str, Any]:
-    """Pass the child's events on until it ends; returns its result."""
+    child: subprocess.Popen[str], emit: Emit, cancel: threading.Event, pace: Pace
+) -> dict[str, Any] | None:
+    """Pass the child's events on until it ends; returns its result, if it told one."""
     lines: queue.Queue[str | None] = queue.Queue()
     reader = threading.Thread(target=_read, args=(child, lines), daemon=True)
     reader.start()
@@ -138,16 +176,18 @@ def _listen(
             continue
         if line is None:
             break
+        if not line.endswith("\n"):  # a kill cuts the last line short
+            continue
         event = json.loads(line)
         if event["kind"] == "error":
             raise from_dict(event["payload"])
         if event["kind"] == "result":
             result = event["payload"]
         else:
+            if event["kind"] == "metric":
+                pace.step()
             emit(event["kind"], **event["payload"])
-    code = child.wait()
-    if result is None or code != 0:
-        raise _death(code, log)
+    child.wait()
     return result
 
 
@@ -164,20 +204,21 @@ def _wait(child: subprocess.Popen[str], seconds: float | None) -> None:
         child.wait(seconds)
 
 
-def _death(code: int, log: Path) -> TrainingFailed:
-    """A child that ended without a word, in words."""
-    last = log.read_text("utf-8", errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+def describe_death(what: str, code: int, log: Path, start: int = 0) -> TrainingFailed:
+    """A child that ended without a word, in words; it printed `log` from byte `start` on."""
+    printed = log.read_bytes()[start:].decode("utf-8", errors="replace")
+    last = printed.splitlines()[-LOG_LINES_SHOWN:]
     said = f"; it said: {' / '.join(last)}" if last else ""
     if code < 0:
         name = signal.Signals(-code).name
         killed = -code in (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
         return TrainingFailed(
-            f"The training process was killed ({name}).",
+            f"The {what} was killed ({name}).",
             cause=("most likely the machine ran out of memory" if killed else "a signal") + said,
             next_step=OUT_OF_MEMORY_ADVICE if killed else "Run it again.",
         )
     return TrainingFailed(
-        f"The training process ended unexpectedly (exit code {code}).",
+        f"The {what} ended unexpectedly (exit code {code}).",
         cause=said.removeprefix("; ") or "it said nothing",
         next_step="Run it again; if it fails again, run 'forge-mcp doctor'.",
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from forge_mcp import machine
-from forge_mcp.errors import TrainingFailed
+from forge_mcp.errors import Cancelled, TrainingFailed
 from forge_mcp.schemas.events import EventKind
 from forge_mcp.settings import TrainingSettings
 from forge_mcp.training import adapters as adapters_module
@@ -73,7 +73,7 @@ class FineTuneTrainer:
             themselves is already in the model.
         run: folder for metrics.jsonl, loss.png and checkpoints/.
         emit: takes events as `SkillContext.emit` does: emit(kind, **payload).
-        check: called every step; raises to stop.
+        check: called every step; raises to stop. On `Cancelled` a checkpoint is written first.
     """
 
     def __init__(
@@ -139,8 +139,32 @@ class FineTuneTrainer:
         started = time.perf_counter()
         self.model.train()
 
+        saved = step
+
+        def save() -> None:
+            nonlocal saved
+            saved = step
+            self._save(
+                Progress(
+                    step=step,
+                    best_loss=stopping.best if valid else None,
+                    best_step=best_step if valid else step,
+                    waited=stopping.waited,
+                    recent_losses=recent,
+                    first_loss=first_loss,
+                    tokens=tokens,
+                    seconds=before + time.perf_counter() - started,
+                    settings_hash=self._settings_hash(),
+                )
+            )
+
         while step < total and not stopping.stop:
-            self.check()
+            try:
+                self.check()
+            except Cancelled:
+                if step > saved:
+                    save()  # so that the run can go on from here
+                raise
             begun = time.perf_counter()
             batch = [train[index] for index in next(batch_of)]
             mean, gradient = self._gradient(batch, loss_and_gradient)
@@ -172,19 +196,7 @@ class FineTuneTrainer:
             metrics.log(row)
             self._tell(row, step, total, tokens, before + time.perf_counter() - started)
             if step % settings.save_steps == 0 or step == total or stopping.stop:
-                self._save(
-                    Progress(
-                        step=step,
-                        best_loss=stopping.best if valid else None,
-                        best_step=best_step if valid else step,
-                        waited=stopping.waited,
-                        recent_losses=recent,
-                        first_loss=first_loss,
-                        tokens=tokens,
-                        seconds=before + time.perf_counter() - started,
-                        settings_hash=self._settings_hash(),
-                    )
-                )
+                save()
         metrics.close()
         seconds = before + time.perf_counter() - started
         if valid:

@@ -11,7 +11,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "forge_mcp"
 DIAGRAM = PACKAGE.parent / "docs" / "architecture.md"
 
-FOUNDATION = {"schemas", "settings", "workspace", "machine", "errors"}
+FOUNDATION = {"schemas", "settings", "workspace", "machine", "errors", "locks"}
 ENGINES = {
     "mining",
     "raft",
@@ -33,7 +33,7 @@ FLOW = {
     ("judging", "raft"),
     ("exporting", "training"),
 }
-FOUNDATION_ORDER = ("errors", "schemas", "settings", "machine", "workspace")
+FOUNDATION_ORDER = ("errors", "locks", "schemas", "settings", "machine", "workspace")
 # Packages that take long to import: only where they are used, never to list the skills.
 HEAVY = {
     "mlx",
@@ -48,6 +48,9 @@ HEAVY = {
     "numpy",
     "ollama",
     "rensa",
+    "dbos",
+    "sqlalchemy",
+    "psutil",
 }
 
 
@@ -107,7 +110,9 @@ def allowed(here: str, there: str) -> bool:
         return (here, there) in FLOW
     if here == "pipeline":
         return there in ENGINES
-    return here == "interfaces" and there == "pipeline"
+    if here == "jobs":
+        return there in {"pipeline", "training"}
+    return here == "interfaces" and there in {"jobs", "pipeline"}
 
 
 def test_nobody_knows_whom_they_may_not() -> None:
@@ -116,7 +121,7 @@ def test_nobody_knows_whom_they_may_not() -> None:
 
 def test_the_rooms_are_those_of_the_design() -> None:
     rooms = {room_of(path) for path in parsed()} - {None}
-    assert rooms == ENGINES | FOUNDATION | {"interfaces", "pipeline"}
+    assert rooms == ENGINES | FOUNDATION | {"interfaces", "jobs", "pipeline"}
 
 
 def test_the_diagram_draws_the_imports_that_there_are() -> None:
@@ -134,11 +139,16 @@ def test_the_diagram_draws_the_imports_that_there_are() -> None:
 
 def test_declaring_every_skill_imports_no_heavy_package() -> None:
     code = (
-        "import sys, forge_mcp.interfaces.cli; from forge_mcp.pipeline.skill import skills;"
+        "import sys, forge_mcp.interfaces.cli; from forge_mcp.jobs.skills import skills;"
         f"skills(); print(sorted(set({sorted(HEAVY)!r}) & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_dbos_is_known_to_the_jobs_only() -> None:
+    knowing = {room_of(path) for path, tree in parsed().items() if "dbos" in imports(tree)}
+    assert knowing == {"jobs"}
 
 
 def test_every_module_says_what_it_is() -> None:

@@ -25,7 +25,7 @@ from forge_mcp.errors import BadInput, InvalidSettings
 from forge_mcp.interfaces import terminal
 from forge_mcp.interfaces.arguments import parse_setting
 from forge_mcp.interfaces.cli import main
-from forge_mcp.interfaces.faults import in_words
+from forge_mcp.pipeline.faults import in_words
 from forge_mcp.pipeline.init import render
 from forge_mcp.schemas.events import Event
 from forge_mcp.settings import load_settings

@@ -19,9 +19,9 @@ from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from forge_mcp.errors import ForgeError
-from forge_mcp.interfaces.faults import in_words
 from forge_mcp.interfaces.terminal import describe_metrics, describe_progress
 from forge_mcp.pipeline.context import make_request, open_context
+from forge_mcp.pipeline.faults import in_words
 from forge_mcp.pipeline.skill import Skill, SkillResult
 from forge_mcp.schemas.events import Event
 from forge_mcp.workspace import Workspace

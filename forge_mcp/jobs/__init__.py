@@ -1,0 +1,1 @@
+"""Durable jobs on DBOS: queue, worker, the stages in child processes, events."""
