@@ -41,9 +41,7 @@ class FileLock:
         if self.held:
             return True
         descriptor = self._open()
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock_alone(descriptor):
             os.close(descriptor)
             return False
         if not self._still_there(descriptor):  # renamed or removed between opening and locking
@@ -118,18 +116,29 @@ def wait_for_one(
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock on a path right now; nothing is made there.
-
-    The question itself locks for a moment: an `acquire` just then says that somebody holds it.
-    """
+    """Whether some process holds the lock on a path right now; nothing is made there."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
-    return False
+
+
+def _lock_alone(descriptor: int) -> bool:
+    """Lock it unless somebody holds it; who only asks (`is_held`) shares it and does not count."""
+    while not _lock(descriptor, fcntl.LOCK_EX):
+        if not _lock(descriptor, fcntl.LOCK_SH):
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return True
+
+
+def _lock(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from forge_mcp.pipeline.skill import skills
+from forge_mcp.jobs.skills import skills
 from forge_mcp.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -64,12 +64,16 @@ def configuration() -> str:
 def readme() -> str:
     """The README with its table of commands written anew."""
     rows = ["| command | what it does | result keys |", "|---|---|---|"]
+    described: dict[str, str] = {}
     for skill in skills().values():
         first = " ".join(skill.description.split("\n\n")[0].split())
+        same = described.setdefault(skill.result.__name__, " ".join(skill.words))
         keys = ", ".join(
             f"`{field.serialization_alias or name}`"
             for name, field in skill.result.model_fields.items()
         )
+        if same != " ".join(skill.words):
+            keys = f"as `{same}`"
         rows.append(f"| `{skill.command}` | {first} | {keys} |")
     table = "\n".join(rows) + "\n"
     return COMMANDS.sub(lambda m: m[1] + table + m[2], README.read_text(encoding="utf-8"))

@@ -18,6 +18,8 @@ from forge_mcp.pipeline.skill import Skill
 from forge_mcp.settings import merge
 
 SERVE_HELP = "serve the skills to an agent over MCP (stdio)"
+GROUPS = {"jobs": "look after jobs: skills that were started with --detach, or by an agent"}
+DETACH_HELP = "queue it as a job and return at once; 'forge-mcp jobs' follows and stops jobs"
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,7 +35,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser(skills: Mapping[str, Skill]) -> Parser:
-    """The whole grammar: one command a skill, and `serve`."""
+    """The whole grammar: one command a skill, and `serve`.
+
+    What it parses carries the name of the skill in `skill`; a group of commands that was given
+    alone carries its parser in `group` instead.
+    """
     parser = Parser(
         prog="forge-mcp",
         description="Make, judge and run a local language model that knows one repository.",
@@ -43,9 +49,14 @@ def build_parser(skills: Mapping[str, Skill]) -> Parser:
     parser.add_argument("--version", action="version", version=f"forge-mcp {forge_mcp.__version__}")
     _add_common(parser, "before_")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    groups: dict[str, Any] = {}
     for skill in skills.values():
-        command = commands.add_parser(
-            skill.name,
+        place = commands
+        if len(skill.words) == 2:
+            group = skill.words[0]
+            place = groups[group] = groups.get(group) or _add_group(commands, group)
+        command = place.add_parser(
+            skill.words[-1],
             help=skill.title.lower(),
             description=inspect.cleandoc(skill.description),
             epilog=_examples(skill),
@@ -54,7 +65,12 @@ def build_parser(skills: Mapping[str, Skill]) -> Parser:
         )
         for name, field in skill.request.model_fields.items():
             _add_field(command, name, field, name in skill.positional)
+        if skill.long:
+            command.add_argument(
+                "--detach", action="store_true", default=argparse.SUPPRESS, help=DETACH_HELP
+            )
         _add_common(command, "")
+        command.set_defaults(skill=skill.name)
     commands.add_parser("serve", help=SERVE_HELP, description=SERVE_HELP, allow_abbrev=False)
     return parser
 
@@ -101,6 +117,15 @@ def request_fields(skill: Skill, parsed: argparse.Namespace) -> dict[str, Any]:
     """What the command line said of the skill's request; fields left away are left away."""
     given = vars(parsed)
     return {name: given[name] for name in skill.request.model_fields if name in given}
+
+
+def _add_group(commands: Any, name: str) -> Any:
+    """A command that only holds others; returns where to add them."""
+    parser = commands.add_parser(
+        name, help=GROUPS[name], description=GROUPS[name], allow_abbrev=False
+    )
+    parser.set_defaults(group=parser)
+    return parser.add_subparsers(metavar="COMMAND")
 
 
 def _add_common(parser: argparse.ArgumentParser, prefix: str) -> None:

@@ -15,13 +15,15 @@ from typing import Any
 import yaml
 
 from forge_mcp.interfaces.shared_files import shared_root
-from forge_mcp.pipeline.skill import Skill, skills
+from forge_mcp.jobs.skills import skills
+from forge_mcp.pipeline.skill import Skill
 from forge_mcp.workspace import write_file
 
 HEAD = """\
-# The skills of AI Forge: an MCP tool and a command each. `aliases` are the specification's names
-# for the same skills. Generated from the code by 'python -m forge_mcp.interfaces.catalogue'; a
-# test fails when it is stale.
+# The skills of AI Forge: a command each, and an MCP tool where `tool` is true. Where `job` is true,
+# the tool starts a job and the command does so with --detach. `aliases` are the specification's
+# names for the same skills. Generated from the code by
+# 'python -m forge_mcp.interfaces.catalogue'; a test fails when it is stale.
 """
 
 
@@ -63,6 +65,8 @@ def _entry(skill: Skill) -> dict[str, Any]:
         "title": skill.title,
         "description": " ".join(inspect.cleandoc(skill.description).split()),
         "command": skill.command,
+        "tool": skill.tool,
+        "job": skill.long,
         "annotations": {
             "read_only": skill.read_only,
             "destructive": skill.destructive,

@@ -1,18 +1,15 @@
-"""What a person sees: progress while a skill runs (stderr) and a short summary after (stdout)."""
+"""What a person sees while a skill runs: progress, and errors (stderr)."""
 
 from __future__ import annotations
 
-import textwrap
 import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
 from forge_mcp.errors import Cancelled, ForgeError
-from forge_mcp.pipeline.skill import SkillResult
 from forge_mcp.schemas.events import Event
 
 LINE_SECONDS = 10.0  # between progress lines where stderr is no terminal
-MARKS = {"ok": "ok", "warning": "WARN", "error": "FAIL"}
 
 
 class ProgressView:
@@ -148,83 +145,3 @@ def describe_error(error: ForgeError) -> str:
     if error.next_step:
         lines.append(f"  next:  {error.next_step}")
     return "\n".join(lines)
-
-
-def summary(command: str, result: SkillResult, streamed: str = "") -> str:
-    """A result for a person. `streamed` is what was already shown of it."""
-    fields = result.model_dump(mode="json", by_alias=True)
-    if command == "doctor":
-        return _checks(fields)
-    if command == "query":
-        return _answer(fields, streamed)
-    return "\n".join(_lines(fields, ""))
-
-
-def _lines(fields: Mapping[str, Any], indent: str) -> list[str]:
-    shown = {name: value for name, value in fields.items() if value not in (None, [], {})}
-    width = max((len(name) for name in shown), default=0)
-    lines = []
-    for name, value in shown.items():
-        if isinstance(value, dict) and any(
-            isinstance(v, dict | list | str) for v in value.values()
-        ):
-            lines.append(f"{indent}{name}")
-            lines += _lines(value, indent + "  ")
-        elif isinstance(value, list) and any(isinstance(v, dict) for v in value):
-            lines.append(f"{indent}{name}")
-            lines += [f"{indent}  - {_value('', one)}" for one in value]
-        else:
-            lines.append(f"{indent}{name.ljust(width)}  {_value(name, value)}")
-    return lines
-
-
-def _value(name: str, value: Any) -> str:
-    if isinstance(value, dict):
-        pairs = ((key, inner) for key, inner in value.items() if inner not in (None, [], {}))
-        return ", ".join(f"{key} {_value(key, inner)}" for key, inner in pairs)
-    if isinstance(value, list):
-        return ", ".join(_value("", one) for one in value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int | float) and (name == "seconds" or name.endswith("_seconds")):
-        return describe_seconds(value)
-    if isinstance(value, int) and (name == "bytes" or name.endswith("_bytes")):
-        return f"{value / 1e6:.1f} MB"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
-
-
-def _answer(fields: Mapping[str, Any], streamed: str) -> str:
-    answer = str(fields.get("answer", ""))
-    # The raw text was streamed; the answer is repeated where it is only a part of that text.
-    lines = [] if streamed.strip() == answer.strip() else [answer]
-    for one in fields.get("citations", ()):
-        lines.append(f"  {one['path']}:{one['start_line']}-{one['end_line']}")
-    if fields.get("complete") is False:
-        lines.append("  (the model did not come to a final answer: these are its words so far)")
-    told = [
-        f"{name.replace('_', ' ')}: {fields[name]}"
-        for name in ("model", "unverified_quotes")
-        if fields.get(name)
-    ]
-    lines.append(f"({', '.join([*told, describe_seconds(float(fields.get('seconds', 0)))])})")
-    return ("\n\n" if streamed else "") + "\n".join(lines)
-
-
-def _checks(fields: Mapping[str, Any]) -> str:
-    checks = fields["checks"]
-    width = max(len(check["name"]) for check in checks)
-    lines = []
-    for check in checks:
-        lines.append(f"{MARKS[check['state']]:4}  {check['name'].ljust(width)}  {check['detail']}")
-        if check["next_step"]:
-            lines += textwrap.wrap(
-                check["next_step"],
-                width=100,
-                initial_indent=" " * (width + 8),
-                subsequent_indent=" " * (width + 8),
-            )
-    machine = ", ".join(f"{name} {value}" for name, value in fields["machine"].items())
-    verdict = "Everything that is needed works." if fields["ok"] else "Something needs attention."
-    return "\n".join([*lines, "", machine, verdict])

@@ -32,6 +32,7 @@ WORKFLOW = "forge_job"
 TURNS_QUEUE = "forge-models"  # jobs that load a model, one at a time by default
 OTHERS_QUEUE = "forge-others"
 POLLING_SECONDS = 0.25
+BUSY_SECONDS = 10.0  # that a face waits for a locked database
 
 
 def database_path(home: Path) -> Path:
@@ -61,6 +62,31 @@ def database_url(home: Path) -> str:
             "the queue in SQLite.",
         )
     return given
+
+
+def engine(home: Path) -> Any:
+    """The connection of a face: on SQLite one that gives up sooner than a worker's."""
+    import sqlalchemy
+
+    if on_postgres():
+        return None
+    made = sqlalchemy.create_engine(database_url(home))
+
+    def connected(connection: Any, record: object) -> None:
+        # As DBOS sets up its own: writers take turns from the start of a transaction.
+        connection.isolation_level = "IMMEDIATE"
+        connection.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    def failed(context: Any) -> None:
+        # DBOS retries for ever what says "database is locked"; whoever asked shall be told.
+        error = context.original_exception
+        if "locked" in str(error) or "busy" in str(error):
+            raise explain(error, home)
+
+    sqlalchemy.event.listen(made, "connect", connected)
+    sqlalchemy.event.listen(made, "handle_error", failed)
+    return made
 
 
 def described(home: Path) -> str:
@@ -125,9 +151,8 @@ def explain(error: BaseException, home: Path) -> ForgeError:
     if "locked" in first or "busy" in first:
         return Busy(
             f"The jobs' database {where} is locked.",
-            cause=first,
-            next_step="Another program holds it (a database browser, a backup); close that and "
-            "run it again.",
+            cause="another program holds it, e.g. a database browser or a backup",
+            next_step="Close that program and run it again.",
         )
     if "full" in first:
         return OutOfSpace(

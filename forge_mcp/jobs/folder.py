@@ -98,6 +98,10 @@ class JobFolder:
             file.write(progress.model_dump_json())
         Path(file.name).replace(self.path / PROGRESS)
 
+    def mark_ended(self) -> None:
+        """Nothing will be read or made for the job any more, unless it is retried."""
+        self.progress = self.progress.model_copy(update={"state": "ended", "eta_seconds": None})
+
     def append(self, event: Event) -> None:
         """Write an event down."""
         with (self.path / EVENTS).open("a", encoding="utf-8") as file:

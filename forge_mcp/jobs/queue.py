@@ -252,6 +252,20 @@ class Jobs:
         self._remove_unqueued(before)
         return forgotten
 
+    def __enter__(self) -> Jobs:
+        """Use it in a `with` to give the connection back at its end."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """See `close`."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back; the next call opens one again."""
+        if self._client is not None and not self._in_worker:
+            self._client.destroy()
+            self._client = None
+
     # -- how -----------------------------------------------------------------------------------
 
     @property
@@ -263,6 +277,7 @@ class Jobs:
             with database.in_words(self.home):
                 self._client = DBOSClient(
                     system_database_url=database.database_url(self.home),
+                    system_database_engine=database.engine(self.home),
                     serializer=database.serializer(),
                     application_name=database.APPLICATION,
                     retry_connection_errors=False,
@@ -316,11 +331,14 @@ class Jobs:
 
     def _stop(self, job_id: str, control: Control) -> None:
         """Say it in the control file; what nobody runs yet is taken out of the queue as well."""
-        JobFolder(self.home, job_id).control = control
+        folder = JobFolder(self.home, job_id)
+        folder.control = control
         rows = self._rows(workflow_ids=[job_id])
         if rows and rows[0].status in ("ENQUEUED", "DELAYED"):
             with database.in_words(self.home):
                 self.client.cancel_workflow(job_id)
+        if control.want == "cancel" and rows and rows[0].status != "PENDING":
+            folder.mark_ended()  # where it runs, its worker does this
 
     def _again(self, job_id: str, status: JobStatus, *, rewind: bool) -> None:
         """Put a job back into its queue. Its control file comes first, or the worker would stop
@@ -416,7 +434,7 @@ def next_step(
         deployed = skill == "retrain" and bool((result or {}).get("deployed"))
         return "Ask the model: query." if deployed else "Take the id in `result` to the next step."
     if state == "refused":
-        return "A gate said no; what is deployed was not changed. `result` says why."
+        return "A gate said no; what is deployed was not changed. `result` or `error` says why."
     if state == "cancelled":
         return f"'forge-mcp jobs retry {job_id}' (job_retry) takes it up again."
     said = f"{error.next_step} " if error and error.next_step else ""

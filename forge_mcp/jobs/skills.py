@@ -105,10 +105,11 @@ def job_list(request: JobListRequest, context: SkillContext) -> JobListResult:
 
     Use this when you have lost a job's id, or want to see what runs and what waits.
     """
-    jobs = _jobs(context).recent(
-        project=context.project or None, states=request.state, limit=request.limit
-    )
-    return JobListResult(jobs=jobs)
+    with _jobs(context) as jobs:
+        found = jobs.recent(
+            project=context.project or None, states=request.state, limit=request.limit
+        )
+    return JobListResult(jobs=found)
 
 
 @skill(
@@ -126,16 +127,16 @@ def job_status(request: JobStatusRequest, context: SkillContext) -> JobResult:
     `state` is succeeded, refused (a gate said no), failed, cancelled or paused. `next_step` says
     what to do then.
     """
-    jobs = _jobs(context)
-    if request.wait_seconds:
-        jobs.wait(
-            request.job_id,
-            request.wait_seconds,
-            sink=context.sink,
-            cancel=context.cancel,
-            from_start=False,
-        )
-    return _result(jobs.status(request.job_id))
+    with _jobs(context) as jobs:
+        if request.wait_seconds:
+            jobs.wait(
+                request.job_id,
+                request.wait_seconds,
+                sink=context.sink,
+                cancel=context.cancel,
+                from_start=False,
+            )
+        return _result(jobs.status(request.job_id))
 
 
 @skill(
@@ -150,12 +151,13 @@ def job_status(request: JobStatusRequest, context: SkillContext) -> JobResult:
 def job_wait(request: JobWaitRequest, context: SkillContext) -> JobResult:
     """Follow a job until it has ended or is paused. Ctrl-C ends the waiting, not the job.
 
-    Use this when a script needs the outcome; the exit code is that of the skill itself.
+    Use this when a script needs the outcome. Exit codes: 0 succeeded or paused, 3 refused by a
+    gate, 1 failed or still running after the timeout, 130 cancelled.
     """
-    jobs = _jobs(context)
-    jobs.wait(request.job_id, request.timeout, sink=context.sink, cancel=context.cancel)
-    context.check()
-    return _result(jobs.status(request.job_id))
+    with _jobs(context) as jobs:
+        jobs.wait(request.job_id, request.timeout, sink=context.sink, cancel=context.cancel)
+        context.check()
+        return _result(jobs.status(request.job_id))
 
 
 @skill(
@@ -172,7 +174,8 @@ def job_cancel(request: JobRequest, context: SkillContext) -> JobResult:
     Use this when its outcome is not wanted any more; job_pause keeps its place. job_retry takes a
     cancelled job up again.
     """
-    return _result(_jobs(context).cancel(request.job_id))
+    with _jobs(context) as jobs:
+        return _result(jobs.cancel(request.job_id))
 
 
 @skill(
@@ -187,7 +190,8 @@ def job_pause(request: JobRequest, context: SkillContext) -> JobResult:
 
     Use this when the user needs the machine for a while. job_resume goes on with it.
     """
-    return _result(_jobs(context).pause(request.job_id))
+    with _jobs(context) as jobs:
+        return _result(jobs.pause(request.job_id))
 
 
 @skill(
@@ -202,7 +206,8 @@ def job_resume(request: JobRequest, context: SkillContext) -> JobResult:
 
     Use this when a job is paused and the machine is free again.
     """
-    return _result(_jobs(context).resume(request.job_id))
+    with _jobs(context) as jobs:
+        return _result(jobs.resume(request.job_id))
 
 
 @skill(
@@ -219,7 +224,8 @@ def job_retry(request: JobRequest, context: SkillContext) -> JobResult:
     Use this when the cause in `error` has been dealt with. Finished stages are found again, and a
     training goes on from its last checkpoint. The settings are those it was queued with.
     """
-    return _result(_jobs(context).retry(request.job_id))
+    with _jobs(context) as jobs:
+        return _result(jobs.retry(request.job_id))
 
 
 @skill(
@@ -235,8 +241,8 @@ def job_logs(request: JobLogsRequest, context: SkillContext) -> JobLogsResult:
 
     Use this when a job failed and its error does not say enough.
     """
-    lines = _jobs(context).log(request.job_id, request.lines)
-    return JobLogsResult(job_id=request.job_id, lines=lines)
+    with _jobs(context) as jobs:
+        return JobLogsResult(job_id=request.job_id, lines=jobs.log(request.job_id, request.lines))
 
 
 @skill(
@@ -252,7 +258,8 @@ def job_clean(request: JobCleanRequest, context: SkillContext) -> JobCleanResult
 
     Use this when the list has grown long; workers do it by themselves after jobs.keep_days.
     """
-    return JobCleanResult(forgotten=_jobs(context).clean(request.older_than_days))
+    with _jobs(context) as jobs:
+        return JobCleanResult(forgotten=jobs.clean(request.older_than_days))
 
 
 @cache

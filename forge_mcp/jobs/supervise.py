@@ -84,7 +84,9 @@ class Stage:
         with contextlib.ExitStack() as stack:
             stack.callback(self._end, child)
             if self.settings.keep_awake and self._loads_model():
-                stack.enter_context(machine.keep_awake(child.pid, self._say))
+                # Said once in a line, at its longest stage.
+                say = self._say if self._trains() else lambda message: None
+                stack.enter_context(machine.keep_awake(child.pid, say))
             return self._listen(child)
 
     def _start(self, log: Any) -> subprocess.Popen[str]:
@@ -123,6 +125,7 @@ class Stage:
                     outcome = from_dict(row["payload"])
                 elif row["kind"] != "heartbeat":
                     self.sink(Event.model_validate(row))
+            if not clock.due("look", POLL_SECONDS):  # many lines may come in a row
                 continue
             if asked is None and (asked := self._wanted()):
                 self._ask(child, asked)

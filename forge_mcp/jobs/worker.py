@@ -159,6 +159,8 @@ class Worker:
                     # Not where somebody has resumed it while its process was still ending.
                     if stop.kind in ("pause", "cancel") and folder.control.want != "run":
                         self.client.cancel_workflow(job_id)
+                        if stop.kind == "cancel":
+                            folder.mark_ended()
                     # DBOS records nothing for a step that ends so: it runs again later.
                     raise error.DBOSWorkflowCancelledError(f"{job_id}: {stop.kind}") from stop
 
@@ -180,6 +182,7 @@ class Worker:
         except error.DBOSWorkflowCancelledError:
             raise
         except Exception as fault:
+            folder.mark_ended()
             told = in_words(fault, str(spec.get("skill", "job")), self.home)
             return {"state": "failed", "error": told.as_dict()}
         finally:

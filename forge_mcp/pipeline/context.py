@@ -76,7 +76,7 @@ def bad_request(skill: Skill, error: ValidationError) -> BadInput:
         f"{skill.name} cannot be called like this.",
         cause="; ".join(dict.fromkeys(problems)),
         next_step=f"{skill.name} takes: {', '.join(known) or 'nothing'}. "
-        f"See 'forge-mcp {skill.name} --help'.",
+        f"See 'forge-mcp {' '.join(skill.words)} --help'.",
     )
 
 

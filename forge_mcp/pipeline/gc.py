@@ -137,7 +137,7 @@ class House:
         """These artifacts in an order in which none goes before what was made from it."""
         sorter: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(sorted(names), ()))
         for name in sorted(names):
-            for parent in names.intersection(self.artifacts[name].manifest.parents):
+            for parent in sorted(names.intersection(self.artifacts[name].manifest.parents)):
                 sorter.add(parent, name)
         return [self.artifacts[name] for name in sorter.static_order()]
 
@@ -298,7 +298,7 @@ def _in_use(database: sqlite3.Connection) -> list[sqlite3.Row]:
 
 def _deployments(house: House, needed: set[str]) -> list[Artifact]:
     """The deployments among what is not needed."""
-    spare = house.artifacts.keys() - needed
+    spare = sorted(house.artifacts.keys() - needed)
     return [house.artifacts[n] for n in spare if house.artifacts[n].manifest.kind == "deployment"]
 
 

@@ -26,6 +26,7 @@ from forge_mcp.settings import TrainingSettings
 
 PARENT_POLL_SECONDS = 0.5
 REQUEST, STOP = "request.json", "stop"  # files of the parent's temporary folder
+LOG = "training.log"  # in the run: what the child prints; locked by the child that writes there
 OUT_OF_MEMORY_ADVICE = (
     "Train with a smaller batch_size, rank or max_seq_length, on a smaller base, or close other "
     "programs."
@@ -99,12 +100,20 @@ def perform(request: ChildRequest, emit: Any) -> dict[str, Any]:
         if request.control.exists():
             raise Cancelled("Training was stopped.", cause="somebody asked for it")
 
-    def waiting() -> None:
-        emit("log", level="info", message="Another training is under way; this one waits for it.")
+    def tell(message: str) -> None:
+        emit("log", level="info", message=message)
 
+    # Both are held until this process ends, however it ends. A child whose parent was killed may
+    # live for a moment longer: two must not write into one run.
+    FileLock(request.run / LOG).wait(
+        check, lambda: tell("The former training of this run has not ended yet; waiting for it.")
+    )
     if request.slots:
-        # Held until this process ends, however it ends.
-        wait_for_one([FileLock(path) for path in request.slots], check, waiting)
+        wait_for_one(
+            [FileLock(path) for path in request.slots],
+            check,
+            lambda: tell("Another training is under way; this one waits for it."),
+        )
     settings = request.settings
     mx = machine.mlx()
     mx.random.seed(settings.seed)

@@ -20,9 +20,8 @@ from typing import IO, Any
 from forge_mcp import machine
 from forge_mcp.errors import Cancelled, TrainingFailed, from_dict
 from forge_mcp.settings import TrainingSettings
-from forge_mcp.training.child import OUT_OF_MEMORY_ADVICE, REQUEST, STOP, ChildRequest
+from forge_mcp.training.child import LOG, OUT_OF_MEMORY_ADVICE, REQUEST, STOP, ChildRequest
 
-LOG = "training.log"
 SCRATCH = ".train-"  # start of the name of a folder for the request and the control file
 POLL_SECONDS = 0.1
 # A child that is asked to stop writes a checkpoint after its current step; it gets the time that

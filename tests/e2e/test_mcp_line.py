@@ -1,5 +1,7 @@
 """An agent drives the whole line through a real `forge-mcp serve`: the MCP face, end to end.
 
+What may take long runs as a job: `call` follows it to its end, as an agent would.
+
 Very few training steps: what is shown is that every tool works on what the one before returned,
 not that the model is good. The gates on quality therefore stand wide open here, through
 the environment, except in the test that shows that a closed gate stops the line.
@@ -10,15 +12,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from mcp import Client, StdioServerParameters
+
+from forge_mcp.jobs.skills import skills
+from forge_mcp.jobs.workers import places
 
 pytestmark = pytest.mark.integration
 
@@ -41,6 +47,8 @@ FEW_STEPS = {
     "FORGE_EXPORTING__PARITY_ANSWERS": "1",
     "FORGE_SERVING__NUM_PREDICT": "32",
 }
+LONG = {name for name, skill in skills().items() if skill.long}
+BUSY_STATES = ("queued", "running", "pausing")
 OPEN_GATE = {"FORGE_JUDGING__MAX_PERPLEXITY_RATIO": "1000"}
 
 
@@ -54,23 +62,75 @@ def repository(tmp_path: Path) -> Path:
 @asynccontextmanager
 async def agent(tmp_path: Path, **environment: str) -> AsyncIterator[Client]:
     """A client of a real server process, started where no repository is."""
+    home = tmp_path / "forge"
     server = StdioServerParameters(
         command=sys.executable,
         args=["-m", "forge_mcp.interfaces.cli", "serve"],
-        env={**os.environ, "FORGE_HOME": str(tmp_path / "forge"), **FEW_STEPS, **environment},
+        env={
+            **os.environ,
+            "FORGE_HOME": str(home),
+            "FORGE_JOBS__IDLE_SECONDS": "10",  # should the end below not be reached
+            **FEW_STEPS,
+            **environment,
+        },
         cwd="/",
     )
-    async with Client(server) as client:
-        yield client
+    try:
+        async with Client(server) as client:
+            yield client
+    finally:
+        await end_worker(home)
+
+
+async def end_worker(home: Path) -> None:
+    """The worker outlives the agent's client; nothing shall outlive the test."""
+    for place in places(home):
+        if place.alive and place.record is not None:
+            with suppress(ProcessLookupError):
+                os.kill(place.record.pid, signal.SIGTERM)
+        with anyio.fail_after(30):
+            while place.alive:
+                await anyio.sleep(0.05)
+
+
+async def follow(
+    client: Client, tool: str, arguments: dict[str, Any], show: Any = None
+) -> dict[str, Any]:
+    """The job that a long tool started, once it has ended."""
+    with anyio.fail_after(200):
+        result = await client.call_tool(tool, arguments, progress_callback=show)
+        while True:
+            assert not result.is_error, f"{tool}: {getattr(result.content[0], 'text', '')}"
+            job: dict[str, Any] = result.structured_content or {}
+            if job["state"] not in BUSY_STATES:
+                return job
+            waiting = {"job_id": job["job_id"], "wait_seconds": 60}
+            result = await client.call_tool("job_status", waiting, progress_callback=show)
 
 
 async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
-    """A tool's structured result; its error text fails the test."""
+    """A tool's own result, of its job where it is long; an error fails the test."""
+    if tool in LONG:
+        job = await follow(client, tool, arguments)
+        assert job["error"] is None, job
+        fields: dict[str, Any] = job["result"]
+        return fields
     with anyio.fail_after(200):
         result = await client.call_tool(tool, arguments)
     assert not result.is_error, f"{tool}: {getattr(result.content[0], 'text', '')}"
-    fields: dict[str, Any] = result.structured_content or {}
-    return fields
+    return result.structured_content or {}
+
+
+async def fail(client: Client, tool: str, **arguments: Any) -> str:
+    """The words with which a long tool or its job fails, whichever is there first."""
+    result = await client.call_tool(tool, arguments)
+    if result.is_error:
+        return str(getattr(result.content[0], "text", ""))
+    job = result.structured_content or {}
+    waiting = {"job_id": job["job_id"], "wait_seconds": 60}
+    job = (await client.call_tool("job_status", waiting)).structured_content or {}
+    assert job["state"] == "failed", job
+    return json.dumps(job["error"])
 
 
 async def read(client: Client, uri: str) -> str:
@@ -92,27 +152,23 @@ async def test_the_line_step_by_step_and_in_one_call(tmp_path: Path, repository:
         assert sum(dataset["splits"].values()) == dataset["examples"] > 0
         assert "## Example 1" in await read(client, f"forge://datasets/{dataset['dataset_id']}")
 
-        refused = await client.call_tool("train", {"dataset": dataset["dataset_id"]})
-        assert refused.is_error
-        assert "validate" in str(getattr(refused.content[0], "text", ""))
+        assert "validate" in await fail(client, "train", dataset=dataset["dataset_id"])
 
         checked = await call(client, "validate", dataset=dataset["dataset_id"])
         assert checked["passed"], checked["reasons"]
         assert checked["dataset_id"] != dataset["dataset_id"]
         assert Path(checked["report"]).is_file()
 
-        seen: list[float] = []
+        seen: list[str] = []
 
         async def show(progress: float, total: float | None, message: str | None) -> None:
-            seen.append(progress)
+            seen.append(message or "")
 
-        trained = await client.call_tool(
-            "train", {"dataset": checked["dataset_id"]}, progress_callback=show
-        )
-        run = trained.structured_content
-        assert run is not None, str(getattr(trained.content[0], "text", ""))
+        trained = await follow(client, "train", {"dataset": checked["dataset_id"]}, show)
+        run = trained["result"]
+        assert trained["state"] == "succeeded" and trained["progress"] == 1.0
         assert run["steps"] == 4 and run["train_loss"] > 0
-        assert seen and seen == sorted(set(seen))
+        assert any("train" in message for message in seen), seen
         assert (
             json.loads(await read(client, f"forge://runs/{run['run_id']}"))["project"] == "sample"
         )
@@ -159,21 +215,19 @@ async def retrain_in_one_call(client: Client, repository: Path, run: str, model:
         'def triple(number: int, factor: int = 3) -> int:\n    """Three times a number."""\n'
         "    if number < 0:\n        raise ValueError('negative')\n    return number * factor\n"
     )
-    seen: list[tuple[float, float | None]] = []
+    seen: list[str] = []
 
     async def show(progress: float, total: float | None, message: str | None) -> None:
-        seen.append((progress, total))
+        seen.append(message or "")
 
-    changed = await client.call_tool(
-        "retrain", {"repo": str(repository), "quantization": "q8_0"}, progress_callback=show
-    )
-    newer = changed.structured_content
-    assert newer is not None, str(getattr(changed.content[0], "text", ""))
+    again = {"repo": str(repository), "quantization": "q8_0"}
+    newer = (await follow(client, "retrain", again, show))["result"]
     assert (newer["state"], newer["deployed"]) == ("succeeded", True), newer["reasons"]
     stages = ("extract", "synthesize", "validate", "train", "evaluate", "export", "deploy")
     assert all(newer[stage] for stage in stages)
     assert newer["deploy"]["previous"] == model
-    assert seen and [one[0] for one in seen] == sorted({one[0] for one in seen})
+    told = " / ".join(seen)
+    assert "train" in told and "evaluate" in told and "export" in told, told
 
     back = await call(client, "rollback", project=str(repository))
     assert (back["active"], back["previous"]) == (model, newer["deploy"]["model"])

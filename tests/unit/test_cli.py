@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import forge_mcp.pipeline.skill as skill_module
+import forge_mcp.jobs.skills as job_skills
 from forge_mcp.errors import BadInput, InvalidSettings
 from forge_mcp.interfaces import terminal
 from forge_mcp.interfaces.arguments import parse_setting
@@ -46,15 +46,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """`forge-mcp` in this process, with the toy skills and init: (exit code, stdout, stderr)."""
     monkeypatch.syspath_prepend(str(TOYS))
     toy_skills = importlib.import_module("toy_skills")
 
-    registry = {"init": skill_module._registry["init"], **toy_skills.TOYS}
-    monkeypatch.setattr(skill_module, "_registry", registry)
-    monkeypatch.setattr(skill_module, "MODULES", ())
-    skill_module.skills.cache_clear()
+    registry = {"init": job_skills.skills()["init"], **toy_skills.TOYS}
+    monkeypatch.setattr(job_skills, "skills", lambda: registry)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         capfd.readouterr()
@@ -62,8 +60,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> I
         out, err = capfd.readouterr()
         return code, out, err
 
-    yield call
-    skill_module.skills.cache_clear()
+    return call
 
 
 def start(home: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
@@ -200,7 +197,8 @@ def test_help_imports_nothing_heavy() -> None:
     script = (
         "import sys; from forge_mcp.interfaces.cli import main; code = main(['--help']); "
         "heavy = {'mlx', 'mlx_lm', 'transformers', 'matplotlib', 'numpy', 'tree_sitter', 'mcp', "
-        "'git', 'gguf', 'xllamacpp', 'ollama', 'httpx', 'tqdm', 'bm25s'} & set(sys.modules); "
+        "'git', 'gguf', 'xllamacpp', 'ollama', 'httpx', 'tqdm', 'bm25s', 'dbos', 'sqlalchemy', "
+        "'psutil'} & set(sys.modules); "
         "sys.exit(f'imported: {heavy}' if heavy else code)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

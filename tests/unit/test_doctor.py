@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-import forge_mcp.pipeline.skill as skill_module
 from forge_mcp import machine
 from forge_mcp.errors import Unavailable
 from forge_mcp.interfaces.cli import main
@@ -44,26 +43,19 @@ def test_a_command_with_a_fault_fails_and_draws_a_table(
     # Only the cheap checks, so that this test is about the command.
     cheap = {name: doctor_module.CHECKS[name] for name in ("python", "settings", "registry")}
     monkeypatch.setattr(doctor_module, "CHECKS", cheap)
-    registry = {"doctor": skill_module._registry["doctor"]}
-    monkeypatch.setattr(skill_module, "_registry", registry)
-    monkeypatch.setattr(skill_module, "MODULES", ())
-    skill_module.skills.cache_clear()
     monkeypatch.setenv("FORGE_HOME", str(tmp_path / "forge"))
     monkeypatch.chdir("/")
-    try:
-        assert main(["doctor", "--json"]) == 0
-        assert json.loads(capfd.readouterr().out)["ok"] is True
-        monkeypatch.setenv("FORGE_TRAINING__RANK", "-3")
-        assert main(["doctor", "--json"]) == 1
-        checks = {one["name"]: one for one in json.loads(capfd.readouterr().out)["checks"]}
-        assert checks["settings"]["state"] == "error"
-        assert "training.rank" in checks["settings"]["detail"]
-        assert main(["doctor"]) == 1
-        out = capfd.readouterr().out
-        assert "FAIL  settings" in out and "ok    python" in out and "needs attention" in out
-        assert main(["doctor", "--set", "nonsense.key=1"]) == 2
-    finally:
-        skill_module.skills.cache_clear()
+    assert main(["doctor", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["ok"] is True
+    monkeypatch.setenv("FORGE_TRAINING__RANK", "-3")
+    assert main(["doctor", "--json"]) == 1
+    checks = {one["name"]: one for one in json.loads(capfd.readouterr().out)["checks"]}
+    assert checks["settings"]["state"] == "error"
+    assert "training.rank" in checks["settings"]["detail"]
+    assert main(["doctor"]) == 1
+    out = capfd.readouterr().out
+    assert "FAIL  settings" in out and "ok    python" in out and "needs attention" in out
+    assert main(["doctor", "--set", "nonsense.key=1"]) == 2
 
 
 def test_a_damaged_registry(context: SkillContext) -> None:

@@ -467,6 +467,7 @@ def test_what_killed_writers_left_goes_and_living_ones_are_left_alone(
         os.utime(folder, (NOW - 3600, NOW - 3600))
     with FileLock(living) as lock:
         assert lock.acquire()
+        assert gone(clean(workspace, "p")) == [], "it is not known whose they are"
         result = clean(workspace)
     assert [(one.id, one.kind, one.bytes) for one in result.removed] == [
         ("run-dead", "staging", 700)

@@ -108,21 +108,24 @@ def test_a_file_where_a_folder_shall_be_is_an_error(tmp_path: Path) -> None:
         FileLock(tmp_path / "file", folder=True).acquire()
 
 
-def test_many_may_ask_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that asks is no holder for another that asks."""
+def test_who_only_asks_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither another one that asks, nor one that takes it in that very moment."""
     path = tmp_path / "lock"
     path.touch()
-    answers: list[bool] = []
+    mine = FileLock(path)
     real = fcntl.flock
+    with path.open() as asker:
+        real(asker.fileno(), fcntl.LOCK_SH)  # as `is_held` does for a moment
 
-    def ask_twice(descriptor: int, operation: int) -> None:
-        real(descriptor, operation)
-        monkeypatch.setattr(fcntl, "flock", real)
-        answers.append(is_held(path))
+        def flock(descriptor: int, operation: int) -> None:
+            if operation == fcntl.LOCK_UN:
+                real(asker.fileno(), fcntl.LOCK_UN)  # which is over now
+            real(descriptor, operation)
 
-    monkeypatch.setattr(fcntl, "flock", ask_twice)
-    answers.append(is_held(path))
-    assert answers == [False, False]
+        monkeypatch.setattr(fcntl, "flock", flock)
+        assert not is_held(path)
+        assert mine.acquire()
+    assert is_held(path)
 
 
 def test_it_goes_when_its_holder_is_killed(tmp_path: Path) -> None:
@@ -154,13 +157,17 @@ def test_never_two_holders(tmp_path: Path, how: str) -> None:
     log = tmp_path / "log"
     log.touch()
     workers = [start(WORKER, tmp_path / "lock", log, how, str(TURNS)) for _ in range(PROCESSES)]
-    for worker in workers:
-        assert worker.stdin is not None
-        worker.stdin.close()
-    for worker in workers:
-        assert worker.wait(timeout=120) == 0
-        assert worker.stdout is not None
-        worker.stdout.close()
+    try:
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.close()
+        assert [worker.wait(timeout=120) for worker in workers] == [0] * PROCESSES
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+            assert worker.stdout is not None
+            worker.stdout.close()
 
     rows = [line.split() for line in log.read_text().splitlines()]
     assert [word for word, _ in rows] == ["enter", "leave"] * (PROCESSES * TURNS)

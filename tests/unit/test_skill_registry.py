@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from forge_mcp.errors import CorruptArtifact
+from forge_mcp.errors import BadInput, CorruptArtifact
 from forge_mcp.interfaces.arguments import build_parser
 from forge_mcp.interfaces.catalogue import render
 from forge_mcp.interfaces.mcp.prompts import prompt_files, read_prompt
 from forge_mcp.interfaces.shared_files import shared_root
-from forge_mcp.pipeline.skill import MODULES, Skill, skills
+from forge_mcp.jobs.skills import skills
+from forge_mcp.pipeline.skill import MODULES, Skill
 
 SPECIFIED = {
     "extract_data": "extract",
@@ -45,8 +46,16 @@ RESULT_KEYS = {
     "retrain": "state deployed extract synthesize validate train evaluate export deploy",
     "init": "project path repository base",
     "doctor": "ok checks machine",
-}
+    "gc": "applied removed kept freed_bytes damaged",
+    "job_list": "jobs",
+    "job_logs": "job_id lines",
+    "job_clean": "forgotten",
+} | dict.fromkeys(
+    ["job_status", "job_wait", "job_cancel", "job_pause", "job_resume", "job_retry"],
+    "job_id skill project state stage progress eta_seconds started_at error result dashboard_url",
+)
 WITHOUT_SECONDS = {"deploy", "models", "activate", "rollback", "init"}
+LONG = {"extract", "synthesize", "validate", "train", "evaluate", "export", "retrain"}
 ALL = list(skills().values())
 each_skill = pytest.mark.parametrize("skill", ALL, ids=[one.name for one in ALL])
 
@@ -58,9 +67,13 @@ def test_every_module_declares_its_skill() -> None:
         assert module in skills()
 
 
+def test_what_may_take_long_is_a_job() -> None:
+    assert {skill.name for skill in ALL if skill.long} == LONG
+
+
 @each_skill
 def test_declarations_are_complete(skill: Skill) -> None:
-    assert re.fullmatch(r"[a-z]+", skill.name)
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", skill.name)
     assert skill.title and len(skill.title) <= 40
     assert "Use this" in skill.description, "an agent chooses by 'Use this when …'"
     assert skill.examples and all(line.startswith("forge-mcp ") for line in skill.examples)
@@ -74,7 +87,7 @@ def test_declarations_are_complete(skill: Skill) -> None:
 def test_result_keys_of_the_contract(skill: Skill) -> None:
     keys = {field.alias or name for name, field in skill.result.model_fields.items()}
     expected = set(RESULT_KEYS[skill.name].split())
-    if skill.name not in WITHOUT_SECONDS:
+    if skill.name not in WITHOUT_SECONDS and not skill.name.startswith("job_"):
         expected.add("seconds")
     assert expected <= keys, f"missing: {expected - keys}"
 
@@ -85,30 +98,53 @@ def test_every_skill_has_a_command_and_its_examples_parse(skill: Skill) -> None:
 
     parser = build_parser(skills())
     for line in skill.examples:
-        assert parser.parse_args(shlex.split(line)[1:]).command == skill.name
+        assert parser.parse_args(shlex.split(line)[1:]).skill == skill.name
+    needed = [name for name in skill.positional if skill.request.model_fields[name].is_required()]
+    words = [*skill.words, *needed, "--detach"]
+    if skill.long:
+        assert parser.parse_args(words).detach is True
+    else:
+        with pytest.raises(BadInput, match="--detach"):
+            parser.parse_args(words)
 
 
 async def test_every_skill_is_a_tool_with_its_hints() -> None:
     from forge_mcp.interfaces.mcp.server import build_server
 
     tools = {tool.name: tool for tool in await build_server().list_tools()}
-    assert list(tools) == list(skills())
-    for skill in skills().values():
-        tool = tools[skill.name]
-        assert tool.description == inspect.cleandoc(skill.description)
+    assert list(tools) == [skill.name for skill in ALL if skill.tool]
+    assert skills().keys() - tools == {"job_wait", "job_clean"}
+    for name, tool in tools.items():
+        skill = skills()[name]
+        description = tool.description or ""
+        assert description.startswith(inspect.cleandoc(skill.description))
+        assert ("job_status(job_id, wait_seconds=60)" in description) == skill.long
         assert tool.annotations is not None
         assert tool.annotations.read_only_hint == skill.read_only
         assert tool.annotations.destructive_hint == skill.destructive
         assert tool.annotations.idempotent_hint == skill.idempotent
         assert tool.annotations.open_world_hint == skill.open_world
-        assert set(tool.input_schema["properties"]) == {*skill.request.model_fields, "project"}
-        assert tool.output_schema is not None
-    retrain = tools["retrain"].output_schema
-    assert retrain is not None and retrain["$defs"]["TrainResult"] == {
-        "type": "object",
-        "description": "What train returns.",
-    }
-    assert "DataQualityMetrics" not in retrain["$defs"]
+        project = set() if "job_id" in skill.request.model_fields else {"project"}
+        assert set(tool.input_schema.get("properties", ())) == {
+            *skill.request.model_fields,
+            *project,
+        }
+
+
+async def test_a_result_is_described_once() -> None:
+    from forge_mcp.interfaces.mcp.server import build_server
+
+    schemas = {tool.name: tool.output_schema or {} for tool in await build_server().list_tools()}
+    assert {"job_id", "state", "result"} <= set(schemas["job_status"]["properties"])
+    assert schemas["job_cancel"] == {"type": "object", "description": "The result of job_status."}
+    assert schemas["rollback"] == {"type": "object", "description": "The result of models."}
+    train = schemas["train"]["properties"]["result"]["anyOf"][0]
+    assert "run_id" in train["properties"]
+    stages = schemas["retrain"]["$defs"]
+    assert stages["TrainResult"] == {"type": "object", "description": "The result of train."}
+    assert "DataQualityMetrics" not in stages
+    jobs = schemas["job_list"]["$defs"]
+    assert jobs == {"JobStatus": {"type": "object", "description": "The result of job_status."}}
 
 
 def test_skills_yaml_is_fresh() -> None:
@@ -120,6 +156,10 @@ def test_skills_yaml_is_fresh() -> None:
     for alias, name in SPECIFIED.items():
         assert aliases[alias]["skill"] == name
         assert aliases[alias]["command"] == skills()[name].command
+    by_name = {one["name"]: one for one in parsed["skills"]}
+    assert by_name["retrain"]["job"] and by_name["retrain"]["tool"]
+    assert by_name["job_wait"]["command"] == "forge-mcp jobs wait JOB_ID"
+    assert not by_name["job_wait"]["tool"]
 
 
 def test_catalogue_check_tells_a_stale_file(
@@ -137,11 +177,12 @@ def test_catalogue_check_tells_a_stale_file(
     assert catalogue.main() == 0
 
 
-def test_pipeline_stays_light() -> None:
+def test_listing_the_skills_stays_light() -> None:
     script = (
-        "import sys; from forge_mcp.pipeline.skill import skills; skills(); "
+        "import sys; from forge_mcp.jobs.skills import skills; skills(); "
         "heavy = {'mlx', 'mlx_lm', 'transformers', 'matplotlib', 'numpy', 'tree_sitter', 'mcp', "
-        "'git', 'gguf', 'xllamacpp', 'ollama', 'httpx', 'bm25s'} & set(sys.modules); "
+        "'git', 'gguf', 'xllamacpp', 'ollama', 'httpx', 'bm25s', 'dbos', 'sqlalchemy', 'psutil'} "
+        "& set(sys.modules); "
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -171,6 +212,7 @@ def unknown_names(text: str) -> set[str]:
     other = {
         "state", "succeeded", "refused", "llamacpp", "ollama", "main", "passed", "created",
         "exclude", "include", "error", "forge", "next_step", "path", "start_line", "end_line",
+        "failed", "cancelled", "paused", "running", "queued", "pausing",
     }  # fmt: skip
     words = {one for one in CODE.findall(text) if re.fullmatch(r"[a-z][a-z_]+", one)}
     return words - known - other
@@ -213,7 +255,7 @@ def test_agent_skills_follow_the_format(path: Path) -> None:
         if section in sections:
             assert key in sections[section], setting
     for command in re.findall(r"forge-mcp ([a-z]+)", body):
-        assert command in {*skills(), "command", "serve"}, command
+        assert command in {*(one.words[0] for one in ALL), "command", "serve"}, command
 
 
 def load_sections() -> dict[str, Any]:

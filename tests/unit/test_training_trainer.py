@@ -17,7 +17,7 @@ from forge_mcp.training.adapters import adapter_weights, attach_adapters, set_ad
 from forge_mcp.training.bases import load_base
 from forge_mcp.training.batching import evaluate, tokenise
 from forge_mcp.training.callbacks import EarlyStopping, MemoryMonitor, read_metrics
-from forge_mcp.training.checkpoints import latest_checkpoint
+from forge_mcp.training.checkpoints import Progress, latest_checkpoint, save_checkpoint
 from forge_mcp.training.trainer import FineTuneTrainer, learning_rate, total_steps
 
 mx = machine.mlx()
@@ -43,14 +43,25 @@ def trainer(
     return FineTuneTrainer(model, how, run, check=check)
 
 
-def stop_before(step: int) -> Callable[[], None]:
+def stop_before(step: int, error: Exception | None = None) -> Callable[[], None]:
+    """`step`: counted from 1, in this process."""
     calls = iter(range(1, 1000))
 
     def check() -> None:
         if next(calls) == step:
-            raise Cancelled("stop")
+            raise error or Cancelled("stop")
 
     return check
+
+
+def assert_same(left: Path, right: Path, one: FineTuneTrainer, other: FineTuneTrainer) -> None:
+    """Bit for bit: what each step gave, and the adapters that were kept."""
+    rows, again = (read_metrics(run / "metrics.jsonl") for run in (left, right))
+    for key in ("step", "loss", "valid_loss", "learning_rate", "grad_norm"):
+        assert [row.get(key) for row in again] == [row.get(key) for row in rows], key
+    first, second = adapter_weights(one.model), adapter_weights(other.model)
+    assert first.keys() == second.keys()
+    assert all(mx.array_equal(first[name], second[name]) for name in first)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, data: Any, tmp_path: Path) -> None:
@@ -64,16 +75,69 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, data: Any, tmp_
     result = second.train(*data, resume=True)
 
     assert expected.steps == 8
-    rows, again = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut"))
-    for key in ("step", "loss", "valid_loss", "learning_rate", "grad_norm"):
-        assert [row.get(key) for row in again] == [row.get(key) for row in rows], key
+    assert_same(tmp_path / "whole", tmp_path / "cut", whole, second)
     assert (result.best_step, result.valid_loss, result.train_loss) == (
         expected.best_step,
         expected.valid_loss,
         expected.train_loss,
     )
-    left, right = adapter_weights(whole.model), adapter_weights(second.model)
-    assert all(mx.array_equal(left[name], right[name]) for name in left)
+
+
+def test_a_run_that_is_stopped_after_every_step_equals_an_uninterrupted_one(
+    folder: Path, data: Any, tmp_path: Path
+) -> None:
+    how = settings(epochs=2.0, save_steps=100, learning_rate=5e-3)
+    whole = trainer(folder, tmp_path / "whole", how)
+    expected = whole.train(*data)
+    cut = tmp_path / "cut"
+    for step in range(1, expected.steps):
+        with pytest.raises(Cancelled):
+            trainer(folder, cut, how, stop_before(2)).train(*data, resume=True)
+        assert [path.name for path in (cut / "checkpoints").iterdir()] == [f"step-{step}"]
+    last = trainer(folder, cut, how)
+    result = last.train(*data, resume=True)
+    assert_same(tmp_path / "whole", cut, whole, last)
+    assert (result.steps, result.train_loss) == (expected.steps, expected.train_loss)
+    # A run that was killed once it had made its last step has only its end left to do.
+    again = trainer(folder, cut, how)
+    assert again.train(*data, resume=True).train_loss == expected.train_loss
+    assert_same(tmp_path / "whole", cut, whole, again)
+
+
+@pytest.mark.parametrize(
+    ("stopped_before", "error", "saved"),
+    [
+        (1, None, []),  # nothing was done yet
+        (3, None, [2]),
+        (4, None, [3]),  # just saved: not again
+        (6, None, [3, 5]),
+        (6, OSError("a defect"), [3]),  # what it leaves is not trusted
+    ],
+)
+def test_who_is_stopped_saves_where_it_is(
+    folder: Path,
+    data: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stopped_before: int,
+    error: Exception | None,
+    saved: list[int],
+) -> None:
+    steps: list[int] = []
+
+    def save(run: Path, progress: Progress, *arrays: Any) -> Path:
+        steps.append(progress.step)
+        return save_checkpoint(run, progress, *arrays)
+
+    monkeypatch.setattr("forge_mcp.training.trainer.save_checkpoint", save)
+    how = settings(epochs=2.0, save_steps=3)
+    with pytest.raises(type(error) if error else Cancelled):
+        trainer(folder, tmp_path, how, stop_before(stopped_before, error)).train(*data)
+    assert steps == saved
+    if saved:  # stopped again before its next step: there is nothing new to save
+        with pytest.raises(Cancelled):
+            trainer(folder, tmp_path, how, stop_before(1)).train(*data, resume=True)
+        assert steps == saved
 
 
 def test_a_checkpoint_of_other_settings_or_a_damaged_one_is_refused(

@@ -3,18 +3,26 @@
 import errno
 import os
 import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forge_mcp.errors import Busy, CorruptArtifact, ForgeError, NotFound, OutOfSpace
+from forge_mcp.errors import Busy, Cancelled, CorruptArtifact, ForgeError, NotFound, OutOfSpace
 from forge_mcp.interfaces.mcp.resources import recent_artifacts
 from forge_mcp.workspace import (
     MIGRATIONS,
+    STALE_STAGING_SECONDS,
     Artifact,
+    Staged,
     Workspace,
     hash_inputs,
     require_space,
@@ -22,6 +30,24 @@ from forge_mcp.workspace import (
     write_file,
     write_jsonl,
 )
+
+DIGEST = hash_inputs({"inputs": "of a run"})
+RUN = f"run-flask-{DIGEST[:4]}"
+WRITER = """
+    import sys
+    from pathlib import Path
+    from forge_mcp.workspace import Workspace
+    home, how, digest = sys.argv[1:]
+    workspace = Workspace(Path(home))
+    folder = workspace.stage("run", "flask") if how == "stage" else workspace.unfinished(
+        "run", "flask", digest,
+        worth_keeping=lambda path: False, check=lambda: None, waiting=lambda: None,
+    )
+    with folder as staged:
+        (staged.path / "checkpoint").write_text("step 3")
+        print(staged.path, flush=True)
+        sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -163,16 +189,163 @@ def test_unknown_and_wrong_kinds_are_told_with_what_there_is(workspace: Workspac
         workspace.load("../../etc/passwd")
 
 
-def test_only_old_leavings_are_swept(workspace: Workspace) -> None:
-    with workspace.stage("run", "p") as staged:
-        young = staged.path
-        old = workspace.home / "staging" / "run-old"
-        old.mkdir()
-        past = time.time() - 48 * 3600
-        os.utime(old, (past, past))
-        with workspace.stage("run", "p"):
-            assert young.exists()
-            assert not old.exists()
+def unfinished(
+    workspace: Workspace,
+    keep: bool = False,
+    check: Callable[[], None] = lambda: None,
+    waiting: Callable[[], None] = lambda: None,
+) -> AbstractContextManager[Staged]:
+    return workspace.unfinished(
+        "run",
+        "flask",
+        DIGEST,
+        worth_keeping=lambda path: keep and (path / "checkpoint").exists(),
+        check=check,
+        waiting=waiting,
+    )
+
+
+def leavings(workspace: Workspace, folder: str) -> list[Path]:
+    return sorted((workspace.home / folder).iterdir())
+
+
+def writer(workspace: Workspace, how: str) -> tuple[subprocess.Popen[str], Path]:
+    """A process that writes into a folder of the workspace until its input is closed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(WRITER), str(workspace.home), how, DIGEST],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def make_older(path: Path) -> None:
+    past = time.time() - 10 * STALE_STAGING_SECONDS
+    os.utime(path, (past, past))
+
+
+def test_a_staging_folder_is_swept_once_its_writer_is_dead(workspace: Workspace) -> None:
+    process, path = writer(workspace, "stage")
+    make_older(path)
+    make(workspace)
+    assert (path / "checkpoint").exists(), "its writer lives, however long it takes"
+    process.kill()
+    process.communicate()
+    make(workspace)
+    assert leavings(workspace, "staging") == []
+
+
+def test_a_staging_folder_that_was_only_just_made_is_left_alone(workspace: Workspace) -> None:
+    """Its writer may stand between making and locking it."""
+    young = workspace.home / "staging" / "run-young"
+    young.mkdir(parents=True)
+    make(workspace)
+    assert leavings(workspace, "staging") == [young]
+    make_older(young)
+    make(workspace)
+    assert leavings(workspace, "staging") == []
+
+
+@pytest.mark.parametrize("error", [Cancelled("stop"), ValueError("bad"), KeyboardInterrupt()])
+@pytest.mark.parametrize("keep", [True, False])
+def test_stopped_work_is_kept_where_it_can_go_on(
+    workspace: Workspace, error: BaseException, keep: bool
+) -> None:
+    with pytest.raises(type(error)), unfinished(workspace) as staged:
+        raise error
+    assert leavings(workspace, "unfinished") == [], "nothing was written"
+    with pytest.raises(type(error)), unfinished(workspace, keep) as staged:
+        (staged.path / "checkpoint").write_text("step 3")
+        raise error
+    with unfinished(workspace) as staged:
+        left = [(path.name, path.read_text()) for path in staged.path.iterdir()]
+    assert left == ([("checkpoint", "step 3")] if keep else [])
+    assert leavings(workspace, "unfinished") == [], "left without a word: nothing to go on with"
+
+
+def test_a_full_disk_is_said_in_words_and_keeps_the_work(workspace: Workspace) -> None:
+    with (
+        pytest.raises(OutOfSpace, match="no space left"),
+        unfinished(workspace, keep=True) as staged,
+    ):
+        (staged.path / "checkpoint").write_text("step 3")
+        raise OSError(errno.ENOSPC, "No space left on device", "weights")
+    assert (staged.path / "checkpoint").read_text() == "step 3"
+
+
+def test_the_work_of_a_killed_writer_goes_on(workspace: Workspace) -> None:
+    process, path = writer(workspace, "unfinished")
+    process.kill()
+    process.communicate()
+    make_older(path)
+    make(workspace)  # which sweeps staging only
+    with unfinished(workspace) as staged:
+        assert staged.path == path
+        assert (path / "checkpoint").read_text() == "step 3"
+        made = staged.commit(id=RUN, inputs_hash=DIGEST)
+    assert made.file("checkpoint").read_text() == "step 3"
+    assert leavings(workspace, "unfinished") == []
+
+
+def test_others_of_the_same_work_wait_for_the_process_that_has_it(workspace: Workspace) -> None:
+    process, path = writer(workspace, "unfinished")
+
+    def give_up() -> None:
+        raise Cancelled("stop")
+
+    with pytest.raises(Cancelled), unfinished(workspace, check=give_up):
+        pass
+    assert (path / "checkpoint").exists(), "who waits in vain takes nothing away"
+    with unfinished(workspace, waiting=process.kill) as staged:
+        assert process.wait(10) != 0, "the other one had it until it died"
+        assert staged.path == path
+    process.communicate()
+
+
+def test_who_waited_finds_the_artifact_and_a_fresh_folder(workspace: Workspace) -> None:
+    waits, seen = threading.Event(), []
+
+    def second() -> None:
+        with unfinished(workspace, waiting=waits.set) as staged:
+            seen.extend([workspace.find("run", "flask", DIGEST), list(staged.path.iterdir())])
+
+    with unfinished(workspace) as staged:
+        other = threading.Thread(target=second)
+        other.start()
+        assert waits.wait(10)
+        (staged.path / "adapters").write_text("weights")
+        made = staged.commit(id=RUN, inputs_hash=DIGEST)
+    other.join(10)
+    assert seen == [made, []]
+    made.verify()
+    assert leavings(workspace, "unfinished") == []
+
+
+def test_an_error_after_the_commit_does_not_touch_the_next_one(workspace: Workspace) -> None:
+    """The name is free from the rename on, and somebody else may work under it."""
+    with pytest.raises(KeyboardInterrupt), unfinished(workspace) as staged:
+        staged.commit(id=RUN, inputs_hash=DIGEST)
+        staged.path.mkdir()
+        (staged.path / "checkpoint").write_text("of the next one")
+        raise KeyboardInterrupt
+    assert (staged.path / "checkpoint").exists()
+    workspace.load(RUN).verify()
+
+
+def test_a_writer_that_was_killed_while_it_committed(workspace: Workspace) -> None:
+    """Between its manifest and the rename; the work goes on and is committed anew."""
+    with pytest.raises(ValueError, match="killed"), unfinished(workspace, keep=True) as staged:
+        (staged.path / "checkpoint").write_text("step 3")
+        (staged.path / "manifest.json").write_text("{}")
+        (staged.path / ".manifest.json.x7f3").write_text("{")
+        raise ValueError("killed")
+    with unfinished(workspace) as staged:
+        made = staged.commit(id=RUN, inputs_hash=DIGEST)
+    made.verify()
+    assert sorted(path.name for path in made.path.iterdir()) == ["checkpoint", "manifest.json"]
+    assert set(made.manifest.checksums) == {"checkpoint"}
 
 
 def test_a_single_file_is_the_old_one_or_the_new_one(

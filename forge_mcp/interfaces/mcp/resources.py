@@ -12,8 +12,8 @@ from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.types import Resource
 
 from forge_mcp.errors import ForgeError, NotFound
+from forge_mcp.jobs.skills import skills
 from forge_mcp.pipeline.context import open_context
-from forge_mcp.pipeline.skill import skills
 from forge_mcp.schemas.manifests import ArtifactKind
 from forge_mcp.workspace import FOLDERS, Artifact, Workspace
 

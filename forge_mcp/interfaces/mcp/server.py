@@ -17,20 +17,24 @@ import forge_mcp
 from forge_mcp.errors import BadInput
 from forge_mcp.interfaces.mcp.prompts import add_prompts
 from forge_mcp.interfaces.mcp.resources import add_resources, recent_artifacts
-from forge_mcp.interfaces.mcp.tools import SkillTools, with_results_named, without_titles
+from forge_mcp.interfaces.mcp.schemas import describers, output_schema, without_titles
+from forge_mcp.interfaces.mcp.tools import ANSWER_SECONDS, SkillTools, takes_project
+from forge_mcp.jobs.skills import skills
 from forge_mcp.pipeline.context import make_request
 from forge_mcp.pipeline.query import release
-from forge_mcp.pipeline.skill import skills
 from forge_mcp.workspace import Workspace
 
 INSTRUCTIONS = """\
 AI Forge makes a local language model that knows one repository. When the user says "retrain on \
 this repo", call retrain(repo=<absolute path>). To answer questions about the code from that \
 model, call query. The single steps are extract, synthesize, validate, train, evaluate, export, \
-deploy: each returns the id that the next one takes. A result with passed=false or \
-state="refused" is a gate that said no: nothing deployed has changed, and `reasons` say why. \
-rollback puts the previous model back. doctor says what is wrong with the machine. Long calls \
-send progress; leaving a call cancels it and loses nothing that was finished.\
+deploy: each returns the id that the next one takes. retrain, extract, synthesize, validate, \
+train, evaluate and export run as jobs: they answer within seconds with a job_id and a state; \
+until the job has ended call job_status(job_id, wait_seconds=60) again and again, then read \
+`result`. A job goes on when a call is left or the client is closed; job_list finds it again, \
+job_cancel stops it, and nothing that was finished is lost. A result with passed=false, or \
+state="refused", is a gate that said no: nothing deployed has changed, and `reasons` say why. \
+rollback puts the previous model back. doctor says what is wrong with the machine.\
 """
 STOP_SECONDS = 30.0
 
@@ -38,7 +42,7 @@ STOP_SECONDS = 30.0
 class ForgeServer(MCPServer[Any]):
     """The SDK's server with arguments checked in words, and small schemas."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, answer_seconds: float) -> None:
         super().__init__(
             "forge",
             title="AI Forge",
@@ -47,22 +51,21 @@ class ForgeServer(MCPServer[Any]):
             log_level="WARNING",
         )
         self.workspace = workspace
-        self.tools = SkillTools(workspace)
-        for skill in skills().values():
+        self.skills = {name: skill for name, skill in skills().items() if skill.tool}
+        self.tools = SkillTools(workspace, answer_seconds)
+        for skill in self.skills.values():
             self.tools.add_to(self, skill)
         add_resources(self, workspace)
         add_prompts(self)
 
     async def list_tools(self) -> list[Tool]:
         """The tools with schemas that say everything once: agents read them all."""
-        results = {skill.result.__name__: skill.name for skill in skills().values()}
+        described = describers(self.skills.values())
         return [
             tool.model_copy(
                 update={
                     "input_schema": without_titles(tool.input_schema),
-                    "output_schema": with_results_named(
-                        without_titles(tool.output_schema), results
-                    ),
+                    "output_schema": output_schema(self.skills[tool.name], described),
                 }
             )
             for tool in await super().list_tools()
@@ -76,9 +79,10 @@ class ForgeServer(MCPServer[Any]):
         Raises:
             ToolError: they are not valid, or the skill failed.
         """
-        skill = skills().get(name)
+        skill = self.skills.get(name)
         if skill is not None:
-            given = {key: value for key, value in arguments.items() if key != "project"}
+            known = {"project"} if takes_project(skill) else set()
+            given = {key: value for key, value in arguments.items() if key not in known}
             try:
                 make_request(skill, given)
             except BadInput as error:
@@ -90,9 +94,16 @@ class ForgeServer(MCPServer[Any]):
         return [*await super().list_resources(), *recent_artifacts(self.workspace)]
 
 
-def build_server(workspace: Workspace | None = None) -> ForgeServer:
-    """A server over a workspace (FORGE_HOME by default)."""
-    return ForgeServer(workspace or Workspace())
+def build_server(
+    workspace: Workspace | None = None, answer_seconds: float = ANSWER_SECONDS
+) -> ForgeServer:
+    """A server over a workspace (FORGE_HOME by default).
+
+    Args:
+        workspace: where the skills work.
+        answer_seconds: how long the tool of a long skill waits for its job.
+    """
+    return ForgeServer(workspace or Workspace(), answer_seconds)
 
 
 def serve_stdio() -> int:

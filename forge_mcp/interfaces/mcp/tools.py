@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -19,23 +18,28 @@ from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from forge_mcp.errors import ForgeError
+from forge_mcp.interfaces.mcp.schemas import returned_model
 from forge_mcp.interfaces.terminal import describe_metrics, describe_progress
+from forge_mcp.jobs.skills import JobResult
 from forge_mcp.pipeline.context import make_request, open_context
 from forge_mcp.pipeline.faults import in_words
-from forge_mcp.pipeline.skill import Skill, SkillResult
+from forge_mcp.pipeline.skill import Skill, SkillContext, SkillRequest, SkillResult
 from forge_mcp.schemas.events import Event
 from forge_mcp.workspace import Workspace
 
 POLL_SECONDS = 0.25  # progress is sent at most this often
 HEARTBEAT_SECONDS = 10.0  # and at least this often, so that no client takes a long call for dead
 NUDGE = 1e-4  # progress must strictly increase, even where a stage counts from zero again
-PROJECT_ARGUMENT = Annotated[
-    str | None,
-    Field(
-        description="Name of the project, or absolute path of its repository (default: the one "
-        "that a given id belongs to, or that the server was started in)."
-    ),
-]
+ANSWER_SECONDS = 5.0  # a long skill's tool waits so long for its job, then answers how far it is
+LONG_NOTE = """
+Runs as a job and answers with it within seconds. Until `state` says that it has ended, call \
+job_status(job_id, wait_seconds=60); then `result` holds the outcome. Leaving the call does not \
+stop the job; job_cancel does."""
+OF_ONE_PROJECT = (
+    "Name of the project, or absolute path of its repository (default: the one that a given id "
+    "belongs to, or that the server was started in)."
+)
+OF_ALL_PROJECTS = "Only this project: its name, or absolute path of its repository (default: all)."
 
 
 @dataclass
@@ -97,10 +101,17 @@ class Progress:
 
 
 class SkillTools:
-    """Runs skills for the server: one that changes something at a time, readers beside it."""
+    """Runs skills for the server: long ones as jobs, of the others one that changes something at
+    a time, readers beside it.
 
-    def __init__(self, workspace: Workspace) -> None:
+    Args:
+        workspace: where they work.
+        answer_seconds: how long the tool of a long skill waits for its job.
+    """
+
+    def __init__(self, workspace: Workspace, answer_seconds: float = ANSWER_SECONDS) -> None:
         self.workspace = workspace
+        self.answer_seconds = answer_seconds
         self.running: set[threading.Event] = set()
         self.stopping = False
         self._writer = anyio.Lock()
@@ -111,7 +122,7 @@ class SkillTools:
             self._handler(skill),
             name=skill.name,
             title=skill.title,
-            description=inspect.cleandoc(skill.description),
+            description=description_of(skill),
             annotations=hints(skill),
             structured_output=True,
         )
@@ -125,7 +136,7 @@ class SkillTools:
     async def call(
         self, skill: Skill, arguments: dict[str, Any], project: str | None, ctx: Context[Any, Any]
     ) -> SkillResult:
-        """Run a skill on a worker thread.
+        """Run a skill on a worker thread, or its job in the worker.
 
         Raises:
             ToolError: it failed; the text says what, why and what next.
@@ -144,6 +155,8 @@ class SkillTools:
                     sink=progress,
                     cancel=cancel,
                 )
+                if skill.long:
+                    return self._run_job(skill, request, context)
                 return skill.function(request, context)
             except Exception as fault:
                 return in_words(fault, skill.name, workspace.home)
@@ -157,7 +170,8 @@ class SkillTools:
                 group.start_soon(self._report, progress, cancel, ctx)
                 if self.stopping:
                     cancel.set()
-                if skill.read_only:
+                # What returns a job only talks to the queue; the work is done elsewhere.
+                if skill.read_only or returned_model(skill) is JobResult:
                     outcome = await anyio.to_thread.run_sync(work)
                 else:
                     if self._writer.locked():
@@ -170,6 +184,26 @@ class SkillTools:
         if isinstance(outcome, ForgeError):
             raise ToolError(str(outcome)) from outcome
         return outcome
+
+    def _run_job(self, skill: Skill, request: SkillRequest, context: SkillContext) -> JobResult:
+        """Start a job and wait for it a little, so that what is quick is answered at once.
+
+        Raises:
+            ForgeError: it could not be started, or has failed.
+        """
+        from forge_mcp.jobs.queue import Jobs, error_of
+
+        context.check()
+        with Jobs(context.workspace.home) as jobs:
+            started = jobs.start(skill, request, context)
+            status = jobs.wait(
+                started.job_id, self.answer_seconds, sink=context.sink, cancel=context.cancel
+            )
+        error = error_of(status)
+        if status.state == "failed" and error is not None:
+            error.next_step = f"{status.next_step} The job is {status.job_id}."
+            raise error
+        return JobResult.model_validate(status.model_dump())
 
     async def _report(
         self, progress: Progress, cancel: threading.Event, ctx: Context[Any, Any]
@@ -186,7 +220,7 @@ class SkillTools:
         """A function with the signature that the SDK makes the tool's schema from."""
 
         async def handle(ctx: Context[Any, Any], **arguments: Any) -> SkillResult:
-            project = arguments.pop("project")
+            project = arguments.pop("project", None)
             return await self.call(skill, arguments, project, ctx)
 
         parameters = [inspect.Parameter("ctx", _KEYWORD, annotation=Context)]
@@ -205,20 +239,31 @@ class SkillTools:
             parameters.append(
                 inspect.Parameter(name, _KEYWORD, annotation=described, default=default)
             )
-        parameters.append(
-            inspect.Parameter("project", _KEYWORD, annotation=PROJECT_ARGUMENT, default=None)
-        )
+        if takes_project(skill):
+            text = OF_ALL_PROJECTS if skill.scope == "all" else OF_ONE_PROJECT
+            kind: Any = Annotated[str | None, Field(description=text)]
+            parameters.append(inspect.Parameter("project", _KEYWORD, annotation=kind, default=None))
         handle.__name__ = skill.name
         handle.__annotations__ = {p.name: p.annotation for p in parameters} | {
-            "return": skill.result
+            "return": returned_model(skill)
         }
         handle.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            parameters, return_annotation=skill.result
+            parameters, return_annotation=returned_model(skill)
         )
         return handle
 
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def takes_project(skill: Skill) -> bool:
+    """Whether a tool has the argument `project`; a job knows its own."""
+    return "job_id" not in skill.request.model_fields
+
+
+def description_of(skill: Skill) -> str:
+    """A tool's description."""
+    return inspect.cleandoc(skill.description) + (f"\n{LONG_NOTE}" if skill.long else "")
 
 
 def hints(skill: Skill) -> ToolAnnotations:
@@ -230,44 +275,6 @@ def hints(skill: Skill) -> ToolAnnotations:
         idempotent_hint=skill.idempotent,
         open_world_hint=skill.open_world,
     )
-
-
-def without_titles(schema: Any) -> Any:
-    """A JSON schema without the titles that pydantic derives from names: fewer tokens to read."""
-    if isinstance(schema, list):
-        return [without_titles(one) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    kept = {}
-    for key, value in schema.items():
-        if key == "title" and isinstance(value, str):
-            continue
-        if key in ("properties", "$defs") and isinstance(value, dict):
-            kept[key] = {name: without_titles(inner) for name, inner in value.items()}
-        else:
-            kept[key] = without_titles(value)
-    return kept
-
-
-def with_results_named(schema: dict[str, Any], results: Mapping[str, str]) -> dict[str, Any]:
-    """An output schema in which the results of other skills are named instead of spelled out.
-
-    Args:
-        schema: of a skill that returns other skills' results.
-        results: name of a result model → the skill that returns it.
-    """
-    definitions = dict(schema.get("$defs", {}))
-    for model in definitions.keys() & results.keys():
-        definitions[model] = {"type": "object", "description": f"What {results[model]} returns."}
-    while True:
-        text = json.dumps([{**schema, "$defs": {}}, definitions])
-        unused = [name for name in definitions if f'"#/$defs/{name}"' not in text]
-        if not unused:
-            break
-        for name in unused:
-            del definitions[name]
-    rest = {key: value for key, value in schema.items() if key != "$defs"}
-    return {"$defs": definitions, **rest} if definitions else rest
 
 
 def _log(message: str) -> Event:
