@@ -101,7 +101,10 @@ class JobLine:
 
     def wait_for(self, module: str) -> psutil.Process:
         """A process that runs a module, as soon as there is one."""
-        return until(lambda: next(iter(self.processes(module)), None), f"a process of {module}")
+        found: psutil.Process = until(
+            lambda: next(iter(self.processes(module)), None), f"process of {module}"
+        )
+        return found
 
     def kill(self, module: str) -> None:
         """Kill -9 whatever runs a module now."""
@@ -111,6 +114,7 @@ class JobLine:
 
     def close(self) -> None:
         """End every worker of the workspace, and with it what it has started."""
+        self.jobs.close()
         for place in places(self.home):
             record = place.record
             if place.alive and record is not None:

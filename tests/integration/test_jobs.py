@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import venv
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -398,19 +399,22 @@ def test_old_jobs_are_forgotten_and_artifacts_stay(line: JobLine) -> None:
 # -- an upgrade ------------------------------------------------------------------------------
 
 
-def other_version(folder: Path, version: str) -> dict[str, str]:
-    """The environment of an installation of another version of this very package."""
-    import shutil
-
+def installed(folder: Path, version: str) -> Path:
+    """The interpreter of an environment in which another version of this package is installed."""
     import forge_mcp
 
-    source = Path(forge_mcp.__file__).parent
-    shutil.copytree(source, folder / "forge_mcp", ignore=shutil.ignore_patterns("__pycache__"))
-    init = folder / "forge_mcp" / "__init__.py"
+    sources = folder / "sources"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(forge_mcp.__file__).parent, sources / "forge_mcp", ignore=ignored)
+    init = sources / "forge_mcp" / "__init__.py"
     text = init.read_text("utf-8")
     assert forge_mcp.__version__ in text
     init.write_text(text.replace(forge_mcp.__version__, version), "utf-8")
-    return {"PYTHONPATH": str(folder)}
+    venv.create(folder / "venv", symlinks=True)
+    [packages] = (folder / "venv").glob("lib/python*/site-packages")
+    paths = [sources, *(Path(p) for p in sys.path if p.endswith("site-packages"))]
+    (packages / "other.pth").write_text("".join(f"{path}\n" for path in paths), "utf-8")
+    return folder / "venv" / "bin" / "python"
 
 
 def test_an_upgrade_strands_no_job(line: JobLine, tmp_path: Path) -> None:
@@ -419,7 +423,6 @@ def test_an_upgrade_strands_no_job(line: JobLine, tmp_path: Path) -> None:
     waiting = line.start("retrain", repo=str(line.repository("second")))
     old = WorkerPlace(line.home, "local").record
     assert old is not None
-    upgraded = other_version(tmp_path / "v9", "9.9.9")
     script = (
         "import sys\nfrom pathlib import Path\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
@@ -430,8 +433,8 @@ def test_an_upgrade_strands_no_job(line: JobLine, tmp_path: Path) -> None:
         "print(line.start('retrain', repo=str(line.folder / 'third')).job_id)\n"
     )
     out = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | upgraded,
+        [installed(tmp_path / "v9", "9.9.9"), "-c", script],
+        cwd="/",
         capture_output=True,
         text=True,
         check=True,
@@ -451,7 +454,8 @@ def test_what_an_older_version_queued_is_done_by_a_newer_one(
     job = line.start("retrain", steps(200, save=1))
     until(lambda: list((line.home / "unfinished").glob("*/checkpoints/step-*")), "checkpoint")
     line.kill(WORKER)  # the machine went down, was upgraded, and came up again
-    monkeypatch.setenv("PYTHONPATH", other_version(tmp_path / "v9", "9.9.9")["PYTHONPATH"])
+    upgraded = str(installed(tmp_path / "v9", "9.9.9"))
+    monkeypatch.setattr("forge_mcp.jobs.workers.sys.executable", upgraded)
     line.jobs.status(job.job_id)
     until(
         lambda: (r := WorkerPlace(line.home, "local").record) and r.version == "9.9.9", "new worker"

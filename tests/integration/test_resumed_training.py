@@ -258,7 +258,7 @@ def test_a_training_that_is_interrupted_has_saved_where_it_was(
 
 
 def test_two_trainings_take_turns(start: Callable[..., Training]) -> None:
-    both = [start("--seed", str(seed)) for seed in (1, 2)]
+    both = [start("--seed", str(seed), "--max-steps", "6") for seed in (1, 2)]
     runs = []
     for training in both:
         code, result = training.end()
