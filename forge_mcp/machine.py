@@ -165,6 +165,13 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def available_bytes() -> int:
+    """Memory that processes can take now without swapping."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
 def describe() -> dict[str, str]:
     """The machine in words, for reports and `doctor`."""
     return {

@@ -325,18 +325,22 @@ def _invalid(error: ValidationError) -> InvalidSettings:
     )
 
 
+def is_loopback(host: str) -> bool:
+    """Whether an address (with or without scheme and port) is this machine's own."""
+    try:
+        name = urlsplit(host if "://" in host else f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:  # a name, or no address at all
+        return False
+
+
 def _require_loopback(host: str) -> None:
     """A repository that was cloned must not decide where a model is sent.
 
     Raises:
         InvalidSettings: `host`, which nobody but forge.toml has set, is not this machine.
     """
-    try:
-        name = urlsplit(host if "://" in host else f"//{host}").hostname or ""
-        here = name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:  # a name, or no address at all
-        here = False
-    if not here:
+    if not is_loopback(host):
         raise InvalidSettings(
             f"{PROJECT_FILE} may not set 'serving.ollama_host' to another machine.",
             cause=f"{host!r} is not this machine, and a deployed model would be sent there",

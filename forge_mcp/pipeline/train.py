@@ -118,6 +118,7 @@ def train(request: TrainRequest, context: SkillContext) -> TrainResult:
             return TrainResult.model_validate(found.manifest.result)
         run_id = workspace.new_id("run", context.project, inputs_hash)
         require_space(staged.path, base.run_bytes(settings), "train")
+        _make_room(base, context)
         trained = train_in_child(
             train=dataset.file("train.jsonl"),
             valid=dataset.file("valid.jsonl"),
@@ -171,6 +172,26 @@ def chosen_base(asked: str | None, context: SkillContext) -> Base:
     if asked is not None:
         return resolve_base(asked)
     return resolve_base(context.settings.project.base, context.repository)
+
+
+def _make_room(base: Base, context: SkillContext) -> None:
+    """Where memory is short, have Ollama unload its models, which it loads again when asked."""
+    from forge_mcp import machine
+
+    needed = base.training_bytes()
+    if not context.settings.jobs.unload_ollama or machine.available_bytes() >= needed:
+        return
+    from forge_mcp.serving.ollama import check_ollama_status, unload_ollama_models
+
+    host = context.settings.serving.ollama_host
+    if not check_ollama_status(host):
+        return
+    before = machine.available_bytes()
+    if unloaded := unload_ollama_models(host):
+        context.log(
+            f"Training may need {needed / 1e9:.1f} GB and {before / 1e9:.1f} GB are free: Ollama "
+            f"has unloaded {', '.join(unloaded)} (it loads them again when asked)."
+        )
 
 
 def _tell_about(base: Base, context: SkillContext) -> None:

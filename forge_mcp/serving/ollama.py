@@ -15,6 +15,7 @@ from typing import Any
 from forge_mcp.errors import BadInput, ForgeError, NotFound, Unavailable
 from forge_mcp.schemas.raft_examples import Message
 from forge_mcp.serving.chat import OnText, Reply, Sampling
+from forge_mcp.settings import is_loopback
 
 DEFAULT_HOST = "http://127.0.0.1:11434"
 STATUS_SECONDS = 3.0
@@ -50,6 +51,25 @@ def list_ollama_models(host: str = DEFAULT_HOST) -> list[str]:
     """
     with _translated(host, "list its models"):
         return [row.model for row in _client(host).list().models if row.model]
+
+
+def unload_ollama_models(host: str = DEFAULT_HOST) -> list[str]:
+    """Have Ollama give back the memory of the models that it has loaded; returns their names.
+
+    They stay installed, and Ollama loads them again at the next question. An Ollama on another
+    machine is left alone: its memory is not ours.
+
+    Raises:
+        Unavailable: Ollama is not there.
+    """
+    if not is_loopback(host):
+        return []
+    with _translated(host, "unload its models"):
+        client = _client(host)
+        loaded = [row.model for row in client.ps().models if row.model]
+        for model in loaded:
+            client.generate(model=model, prompt="", keep_alive=0)
+        return loaded
 
 
 def create_ollama_model(

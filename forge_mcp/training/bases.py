@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from forge_mcp.workspace import hash_file
 # tuned model can be written back; mlx-lm itself loads many more.
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 RUN_OVERHEAD_BYTES = 10_000_000  # logs, metrics, plot
+TRAINING_OVERHEAD_BYTES = 500_000_000  # interpreter, libraries, the batch
+PACKED_BITS = 4  # of weights that are stored quantised
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 BESIDE_TOKENIZER = (
     "tokenizer_config.json",
@@ -113,6 +116,16 @@ class Base:
             residual += int(rows * columns * bits / 8)
             adapters += 4 * settings.rank * (rows + columns)
         return residual + 7 * adapters + RUN_OVERHEAD_BYTES
+
+    def training_bytes(self) -> int:
+        """Memory that training on this base may need, in bytes: a rough upper bound.
+
+        The weights in float32 twice, for the model and for gradients and activations.
+        """
+        weights = 0
+        for _, dtype, shape in self.tensors():
+            weights += math.prod(shape) * (32 // PACKED_BITS if dtype == "U32" else 1)
+        return 2 * 4 * weights + TRAINING_OVERHEAD_BYTES
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,7 @@ def test_the_worker_is_killed_and_nothing_is_done_twice(line: JobLine) -> None:
     assert adapters(line, done) == calm
 
 
+@pytest.mark.e2e
 def test_the_training_child_is_killed(line: JobLine) -> None:
     job = line.start("retrain", steps(60, save=2))
     until(lambda: list((line.home / "unfinished").glob("*/checkpoints/step-*")), "checkpoint")
@@ -134,6 +135,7 @@ def test_the_training_child_is_killed(line: JobLine) -> None:
     assert any("Resumed after step" in str(e.payload.get("message")) for e in line.events(job))
 
 
+@pytest.mark.e2e
 def test_pause_and_resume_in_the_middle_of_a_training(line: JobLine) -> None:
     job = line.start("retrain", steps(40, save=400))
     training = line.wait_for(TRAINING)
@@ -250,6 +252,7 @@ def test_three_clients_at_once_and_one_worker(line: JobLine, tmp_path: Path) -> 
     assert 4 <= len(line.jobs.recent()) <= 6
 
 
+@pytest.mark.e2e
 def test_queued_jobs_run_in_order_one_training_at_a_time(line: JobLine) -> None:
     jobs = [
         line.start("retrain", {"training": {"max_steps": 1}}, repo=str(line.repository(f"r{n}")))
@@ -266,6 +269,22 @@ def test_queued_jobs_run_in_order_one_training_at_a_time(line: JobLine) -> None:
         assert begun >= ended
 
 
+@pytest.mark.e2e
+def test_fifty_jobs_run_in_the_order_in_which_they_were_queued(
+    line: JobLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORGE_JOBS__CONCURRENT_OTHERS", "1")
+    jobs = [line.start("extract", {"mining": {"min_tokens": n}}) for n in range(50)]
+    assert len({job.job_id for job in jobs}) == 50
+    for job in jobs:
+        assert line.end(job).state == "succeeded"
+    begun = [line.events(job)[0].time for job in jobs]
+    ended = [line.events(job)[-1].time for job in jobs]
+    assert begun == sorted(begun)
+    assert all(later >= earlier for earlier, later in zip(ended, begun[1:], strict=False))
+
+
+@pytest.mark.e2e
 def test_a_job_that_comes_in_the_last_moment_finds_a_worker(line: JobLine) -> None:
     """The worker ends for want of work just when a job is queued, again and again."""
     for number in range(4):
@@ -277,6 +296,7 @@ def test_a_job_that_comes_in_the_last_moment_finds_a_worker(line: JobLine) -> No
         assert done.state == "succeeded"
 
 
+@pytest.mark.e2e
 def test_sigterm_leaves_the_job_to_the_next_worker(line: JobLine) -> None:
     job = line.start("retrain", steps(40, save=400))
     line.wait_for(TRAINING)
@@ -293,6 +313,7 @@ def test_sigterm_leaves_the_job_to_the_next_worker(line: JobLine) -> None:
 # -- a laptop's life ------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 def test_a_low_battery_pauses_and_power_resumes(line: JobLine) -> None:
     from forge_mcp.jobs.worker import Worker
     from forge_mcp.machine import Battery
@@ -417,6 +438,7 @@ def installed(folder: Path, version: str) -> Path:
     return folder / "venv" / "bin" / "python"
 
 
+@pytest.mark.e2e
 def test_an_upgrade_strands_no_job(line: JobLine, tmp_path: Path) -> None:
     running = line.start("retrain", steps(30))
     line.wait_for(TRAINING)

@@ -128,6 +128,7 @@ def test_a_line_pause_and_cancel(line: JobLine) -> None:
     assert len(line.jobs.recent()) == 3
 
 
+@pytest.mark.e2e
 def test_two_workers_never_train_at_once(line: JobLine, monkeypatch: pytest.MonkeyPatch) -> None:
     repositories = [line.repository(f"r{n}") for n in range(3)]
     jobs = [line.start("retrain", repo=str(path)) for path in repositories]
@@ -142,6 +143,7 @@ def test_two_workers_never_train_at_once(line: JobLine, monkeypatch: pytest.Monk
     assert most == 1
 
 
+@pytest.mark.e2e
 def test_a_dead_workers_job_goes_to_the_other_one(
     line: JobLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

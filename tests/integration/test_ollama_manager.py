@@ -43,6 +43,7 @@ from forge_mcp.serving.ollama import (
     list_ollama_models,
     query_model,
     require_ollama,
+    unload_ollama_models,
 )
 from forge_mcp.settings import load_settings
 from forge_mcp.workspace import Artifact, Workspace, write_jsonl
@@ -59,6 +60,7 @@ class FakeOllama:
     blobs: dict[str, bytes] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     chats: list[dict[str, Any]] = field(default_factory=list)
+    loaded: list[str] = field(default_factory=list)
     create_error: str = ""
     break_off: bool = False
     host: str = ""
@@ -88,9 +90,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_GET(self) -> None:
+        if self.path == "/api/ps":
+            return self.reply(200, {"models": [{"model": n, "name": n} for n in self.fake.loaded]})
         assert self.path == "/api/tags"
         names = [{"model": name, "name": name} for name in self.fake.models]
-        self.reply(200, {"models": names})
+        return self.reply(200, {"models": names})
 
     def do_DELETE(self) -> None:
         name = self.tagged(json.loads(self.body())["model"])
@@ -106,6 +110,10 @@ class Handler(BaseHTTPRequestHandler):
             self.fake.blobs[digest] = data
             return self.reply(201)
         request = json.loads(self.body())
+        if self.path == "/api/generate":
+            assert request["keep_alive"] == 0 and not request["prompt"]
+            self.fake.loaded.remove(request["model"])
+            return self.reply(200, {"model": request["model"], "response": "", "done": True})
         return self.create(request) if self.path == "/api/create" else self.chat(request)
 
     def create(self, request: dict[str, Any]) -> None:
@@ -338,3 +346,35 @@ def test_without_ollama_nothing_is_deployed(exported: tuple[Workspace, Artifact]
         deploy(DeployRequest(run_or_export=export.id), context)
     with pytest.raises(NotFound, match="earlier"):
         rollback(RollbackRequest(), context)
+
+
+def test_loaded_models_give_their_memory_back(ollama: FakeOllama) -> None:
+    ollama.loaded = ["a:latest", "b:7b"]
+    assert unload_ollama_models(ollama.host) == ["a:latest", "b:7b"]
+    assert ollama.loaded == [] and unload_ollama_models(ollama.host) == []
+    assert unload_ollama_models("http://192.0.2.1:11434") == []  # another machine's memory
+    with pytest.raises(Unavailable):
+        unload_ollama_models("http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_a_training_makes_room_where_memory_is_short(
+    ollama: FakeOllama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: bool
+) -> None:
+    from forge_mcp.pipeline import train as train_module
+    from forge_mcp.training.bases import resolve_base
+
+    ollama.loaded = ["big:70b"]
+    base = resolve_base("forge-nano")
+    free = base.training_bytes() - 1 if short else base.training_bytes()
+    monkeypatch.setattr("forge_mcp.machine.available_bytes", lambda: free)
+    said: list[str] = []
+    context = SkillContext(
+        workspace=Workspace(tmp_path),
+        settings=load_settings(call={"serving": {"ollama_host": ollama.host}}),
+        project="sample",
+        sink=lambda event: said.append(event.payload["message"]),
+    )
+    train_module._make_room(base, context)
+    assert ollama.loaded == ([] if short else ["big:70b"])
+    assert len(said) == short and all("big:70b" in text for text in said)

@@ -84,7 +84,7 @@ class Training:
 
     @property
     def child(self) -> psutil.Process:
-        found = psutil.Process(self.process.pid).children(recursive=True)
+        found = psutil.Process(self.process.pid).children()
         (child,) = [one for one in found if "forge_mcp.training.child" in one.cmdline()]
         return child
 

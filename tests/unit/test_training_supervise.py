@@ -49,11 +49,12 @@ def request(tmp_path: Path, base: Path, **changed: Any) -> dict[str, Any]:
 
 
 def children() -> list[psutil.Process]:
-    return [
-        one
-        for one in psutil.Process().children(recursive=True)
-        if "forge_mcp.training.child" in one.cmdline()
-    ]
+    found = []
+    for one in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile, or is a zombie
+            if "forge_mcp.training.child" in one.cmdline():
+                found.append(one)
+    return found
 
 
 def silent(kind: str, **payload: Any) -> None:
