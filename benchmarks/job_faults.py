@@ -240,7 +240,7 @@ def disturb(field: Field, kills: int, seed: int, seen: Seen) -> dict[str, dict[s
             statuses[job_id] = status = field.ask("jobs", "show", job_id)
             if status.get("state") == "failed":
                 check_reason(status, seen)
-                field.ask("jobs", "retry", job_id)
+                statuses[job_id] = field.ask("jobs", "retry", job_id)
                 seen.retries += 1
         if all(statuses.get(i, {}).get("state") in FINAL for i in ids):
             if sum(seen.kills.values()) >= kills:

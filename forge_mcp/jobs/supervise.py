@@ -80,6 +80,7 @@ class Stage:
         if kind := self._wanted():
             raise Stopped(kind)
         with self.folder.log.open("ab") as log:
+            earlier = log.tell()
             child = self._start(log)
         with contextlib.ExitStack() as stack:
             stack.callback(self._end, child)
@@ -87,7 +88,7 @@ class Stage:
                 # Said once in a line, at its longest stage.
                 say = self._say if self._trains() else lambda message: None
                 stack.enter_context(machine.keep_awake(child.pid, say))
-            return self._listen(child)
+            return self._listen(child, earlier)
 
     def _start(self, log: Any) -> subprocess.Popen[str]:
         child = subprocess.Popen(
@@ -106,7 +107,8 @@ class Stage:
             child.stdin.close()
         return child
 
-    def _listen(self, child: subprocess.Popen[str]) -> dict[str, Any]:
+    def _listen(self, child: subprocess.Popen[str], earlier: int) -> dict[str, Any]:
+        """`earlier`: bytes that the job's log held before."""
         lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=_read, args=(child, lines), daemon=True).start()
         clock = Clock(self._say)
@@ -145,7 +147,7 @@ class Stage:
         if isinstance(outcome, Cancelled) and (late := self._wanted()):
             raise Stopped(late)
         what = f"process of '{self.task.stage}'"
-        raise outcome or describe_death(what, code, self.folder.log)
+        raise outcome or describe_death(what, code, self.folder.log, earlier)
 
     def _wanted(self) -> StopKind | None:
         if self.shutting_down.is_set():

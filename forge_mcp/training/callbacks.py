@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from forge_mcp import machine
+from forge_mcp.workspace import write_file
 
 MEMORY_ALERT_SHARE = 0.8
 
@@ -38,10 +39,14 @@ class Row(TypedDict, total=False):
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl; none where there is no such file."""
+    """The rows of a metrics.jsonl; none where there is no such file.
+
+    A last line that a kill cut short is left out.
+    """
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 class MetricsLogger:
@@ -50,7 +55,7 @@ class MetricsLogger:
     def __init__(self, path: Path, keep_until: int = -1) -> None:
         """`keep_until`: the step of the checkpoint that is resumed; later rows are dropped."""
         kept = [row for row in read_metrics(path) if row["step"] <= keep_until]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        write_file(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a", encoding="utf-8")
 
     def log(self, row: Row) -> None:
