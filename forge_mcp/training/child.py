@@ -1,7 +1,7 @@
 """The process in which training happens: `python -m forge_mcp.training.child REQUEST.json`.
 
 Standard output carries events, one JSON object a line: {"kind": …, "payload": {…}}, where kind is
-that of an Event, or "result", or "error". Whatever else is printed goes to standard error.
+that of an Event, or "heartbeat", "result", "error". Whatever else is printed goes to stderr.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from forge_mcp.locks import FileLock, wait_for_one
 from forge_mcp.settings import TrainingSettings
 
 PARENT_POLL_SECONDS = 0.5
+HEARTBEAT_SECONDS = 2.0
 REQUEST, STOP = "request.json", "stop"  # files of the parent's temporary folder
 LOG = "training.log"  # in the run: what the child prints; locked by the child that writes there
 OUT_OF_MEMORY_ADVICE = (
@@ -68,6 +69,7 @@ def main(arguments: list[str]) -> int:
         machine.die_with_parent()
         watched = (request.parent, request.control.parent)
         threading.Thread(target=_die_with, args=watched, daemon=True).start()
+        threading.Thread(target=_beat, args=(emit,), daemon=True).start()
         emit("result", **perform(request, emit))
         return 0
     except BrokenPipeError:  # nobody listens: the parent was killed
@@ -160,6 +162,14 @@ def _die_with(parent: int, folder: Path) -> None:
         time.sleep(PARENT_POLL_SECONDS)
     _clean(folder)
     os._exit(1)
+
+
+def _beat(emit: Any) -> None:
+    """Tell the parent now and then that this process runs at all."""
+    with contextlib.suppress(BrokenPipeError, ValueError):
+        while True:
+            emit("heartbeat")
+            time.sleep(HEARTBEAT_SECONDS)
 
 
 def _clean(folder: Path) -> None:

@@ -30,6 +30,12 @@ CONTROL_SECONDS = 5.0
 LONGEST_CONTROL_SECONDS = 120.0
 STEPS_OF_PATIENCE = 3
 TERMINATE_SECONDS = 3.0
+# A child tells every two seconds that it lives, and of every step. One that does neither hangs:
+# drivers of GPUs are known to.
+SILENT_SECONDS = 120.0
+STALLED_SECONDS = 900.0
+STEPS_OF_STALL = 20
+GAP_SECONDS = 10.0  # in which this process itself did not run; nobody else is to blame for it
 LOG_LINES_SHOWN = 5
 
 Emit = Callable[..., None]
@@ -101,11 +107,16 @@ def train_in_child(
 
 
 class Pace:
-    """How long the child's steps take, from the times at which it told of them."""
+    """Whether the child lives and how long its steps take, from what it tells and when."""
 
     def __init__(self) -> None:
+        self._sign = self._turn = time.monotonic()
         self._last: float | None = None
         self._longest = 0.0
+
+    def sign(self) -> None:
+        """The child has told something."""
+        self._sign = time.monotonic()
 
     def step(self) -> None:
         """A step has ended now."""
@@ -114,11 +125,36 @@ class Pace:
             self._longest = max(self._longest, now - self._last)
         self._last = now
 
+    def check(self) -> None:
+        """Call it in every turn of a loop.
+
+        Raises:
+            TrainingFailed: the child hangs.
+        """
+        now = time.monotonic()
+        if now - self._turn > GAP_SECONDS:
+            self._sign = now
+            self._last = None if self._last is None else now
+        self._turn = now
+        if now - self._sign > SILENT_SECONDS:
+            raise _hung(f"gave no sign of life for {now - self._sign:.0f} s")
+        allowed = max(STALLED_SECONDS, STEPS_OF_STALL * self._longest)
+        if self._last is not None and now - self._last > allowed:
+            raise _hung(f"has made no step for {(now - self._last) / 60:.0f} min")
+
     @property
     def patience(self) -> float:
         """Seconds to wait for a child that was asked to stop."""
         asked = STEPS_OF_PATIENCE * self._longest
         return min(max(asked, CONTROL_SECONDS), LONGEST_CONTROL_SECONDS)
+
+
+def _hung(what: str) -> TrainingFailed:
+    return TrainingFailed(
+        f"The training process {what} and was ended.",
+        cause="it hangs, e.g. in the driver of a GPU, or the machine had no time for it",
+        next_step="Run it again: it goes on from its last checkpoint.",
+    )
 
 
 def stop(child: subprocess.Popen[str], control: Path, patience: float = CONTROL_SECONDS) -> None:
@@ -169,12 +205,14 @@ def _listen(
                 cause="a client, a user or a signal asked for it",
                 next_step="Nothing was changed; run it again when you like.",
             )
+        pace.check()
         try:
             line = lines.get(timeout=POLL_SECONDS)
         except queue.Empty:
             continue
         if line is None:
             break
+        pace.sign()
         if not line.endswith("\n"):  # a kill cuts the last line short
             continue
         event = json.loads(line)
@@ -183,6 +221,8 @@ def _listen(
         if event["kind"] == "result":
             result = event["payload"]
         else:
+            if event["kind"] == "heartbeat":
+                continue
             if event["kind"] == "metric":
                 pace.step()
             emit(event["kind"], **event["payload"])

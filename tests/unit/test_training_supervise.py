@@ -24,7 +24,14 @@ from forge_mcp.training import supervise
 from forge_mcp.training.callbacks import read_metrics
 from forge_mcp.training.checkpoints import latest_checkpoint
 from forge_mcp.training.child import LOG, _in_words
-from forge_mcp.training.supervise import SCRATCH, Pace, train_in_child
+from forge_mcp.training.supervise import (
+    SCRATCH,
+    SILENT_SECONDS,
+    STALLED_SECONDS,
+    STEPS_OF_STALL,
+    Pace,
+    train_in_child,
+)
 
 LONG = {"epochs": 5000.0, "early_stopping_patience": 0}
 # Only Linux tells a process that hangs of its parent's death; see machine.die_with_parent.
@@ -376,3 +383,71 @@ def test_running_out_of_memory_is_told_with_advice() -> None:
     assert "max_seq_length" in error.next_step
     other = _in_words(ValueError("shapes differ\nsecond line"))
     assert other.cause == "ValueError: shapes differ"
+
+
+class Hands:
+    """The clock by which a training's pace is judged, moved by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("forge_mcp.training.supervise.time.monotonic", lambda: self.now)
+
+    def pass_by(self, seconds: float, pace: Pace, *, alive: bool) -> None:
+        """So much time, in which the parent looks every second."""
+        for _ in range(round(seconds)):
+            self.now += 1.0
+            if alive:
+                pace.sign()
+            pace.check()
+
+
+def test_a_child_without_a_sign_of_life_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    hands = Hands(monkeypatch)
+    pace = Pace()
+    hands.pass_by(SILENT_SECONDS, pace, alive=False)
+    with pytest.raises(TrainingFailed, match="gave no sign of life"):
+        hands.pass_by(2, pace, alive=False)
+
+
+def test_a_child_that_makes_no_step_any_more_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    hands = Hands(monkeypatch)
+    pace = Pace()
+    hands.pass_by(3 * STALLED_SECONDS, pace, alive=True)  # loading takes what it takes
+    for _ in range(3):
+        pace.step()
+        hands.pass_by(5, pace, alive=True)
+    hands.pass_by(STALLED_SECONDS - 5, pace, alive=True)
+    with pytest.raises(TrainingFailed, match="has made no step for 15 min"):
+        hands.pass_by(2, pace, alive=True)
+
+
+def test_slow_steps_are_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    hands = Hands(monkeypatch)
+    pace = Pace()
+    for _ in range(3):
+        pace.step()
+        hands.pass_by(STALLED_SECONDS / 2, pace, alive=True)
+    hands.pass_by(STEPS_OF_STALL / 3 * STALLED_SECONDS / 2, pace, alive=True)
+
+
+def test_a_parent_that_did_not_run_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    hands = Hands(monkeypatch)
+    pace = Pace()
+    pace.step()
+    hands.now += 10 * STALLED_SECONDS  # stopped, or the machine slept
+    pace.check()
+
+
+def test_a_child_tells_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    from forge_mcp.training import child as child_module
+
+    monkeypatch.setattr(child_module, "HEARTBEAT_SECONDS", 0.01)
+    told: list[str] = []
+
+    def emit(kind: str, **payload: Any) -> None:
+        told.append(kind)
+        if len(told) == 2:
+            raise BrokenPipeError
+
+    child_module._beat(emit)
+    assert told == ["heartbeat", "heartbeat"]
