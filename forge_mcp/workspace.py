@@ -57,6 +57,7 @@ PREFIXES: dict[ArtifactKind, str] = {
 }
 RESULT_PATHS = ("path", "gguf", "modelfile", "report")  # keys of results that hold paths of ours
 VERSIONED_PACKAGES = ("forge-mcp", "mlx", "mlx-lm", "tree-sitter", "gguf", "xllamacpp")
+FULL_BYTES = 100_000
 STALE_STAGING_SECONDS = 60  # an unlocked folder this old has lost its writer
 
 MIGRATIONS: tuple[str, ...] = (
@@ -489,6 +490,10 @@ class Workspace:
             connection.execute("PRAGMA foreign_keys = ON")
             self._migrate(connection)
         except sqlite3.OperationalError as error:
+            if is_full(self.home):
+                raise from_os_error(
+                    OSError(28, str(error), str(path)), "open the registry"
+                ) from error
             raise Busy(
                 f"The registry {path} cannot be opened.",
                 cause=str(error),
@@ -558,6 +563,14 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
+def is_full(path: Path) -> bool:
+    """Whether the disk that holds `path` has no room left for a database's next page.
+
+    SQLite calls that a "disk I/O error" where it keeps its index of the log in a mapped file.
+    """
+    return free_bytes(path) < FULL_BYTES
+
+
 def require_space(path: Path, needed: int, doing: str) -> None:
     """Refuse early, before an hour of work, what the disk cannot hold.
 
@@ -579,6 +592,7 @@ __all__ = [
     "fsync_path",
     "hash_file",
     "hash_inputs",
+    "is_full",
     "package_versions",
     "require_space",
     "slug",

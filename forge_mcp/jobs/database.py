@@ -22,6 +22,7 @@ from forge_mcp.errors import (
     OutOfSpace,
     Unavailable,
 )
+from forge_mcp.workspace import is_full
 
 URL_VARIABLE = "FORGE_DATABASE_URL"
 APPLICATION = "forge"
@@ -154,7 +155,7 @@ def explain(error: BaseException, home: Path) -> ForgeError:
             cause="another program holds it, e.g. a database browser or a backup",
             next_step="Close that program and run it again.",
         )
-    if "full" in first:
+    if "full" in first or is_full(home):
         return OutOfSpace(
             f"The jobs' database {where} cannot be written: the disk is full.",
             cause=first,

@@ -22,6 +22,7 @@ from forge_mcp.jobs.estimates import Durations, Estimate
 from forge_mcp.jobs.folder import JobFolder
 from forge_mcp.jobs.stage import StageTask
 from forge_mcp.jobs.supervise import Stage
+from forge_mcp.pipeline.faults import in_words
 from forge_mcp.pipeline.retrain import STAGES, RetrainRequest, RetrainResult, line
 from forge_mcp.pipeline.skill import SkillRequest, SkillResult, is_refusal, skills
 from forge_mcp.schemas.base import Schema
@@ -145,7 +146,8 @@ class Job:
                 task, self.folder, self.record, settings, self.shutting_down, self.still_mine
             )
             result = stage.run()
-        except ForgeError as error:
+        except (ForgeError, OSError) as fault:
+            error = in_words(fault, name, self.home)
             return Outcome(
                 state="refused" if isinstance(error, GateRefused) else "failed",
                 error=error.as_dict(),

@@ -117,9 +117,9 @@ class Worker:
         """Until nothing is left to do, a newer version takes over, or a signal comes."""
         while not self.shutting_down.is_set():
             time.sleep(TURN_SECONDS)
-            if self._due("heartbeat", HEARTBEAT_SECONDS):
-                self._say("ready")
             try:
+                if self._due("heartbeat", HEARTBEAT_SECONDS):
+                    self._say("ready")
                 if self._due("battery", BATTERY_SECONDS):
                     self.watch_battery()
                 if database.on_postgres() and self._due("peers", PEERS_SECONDS):
@@ -130,7 +130,7 @@ class Worker:
                     return
                 if self._idle():
                     return
-            except Exception as fault:  # the database is away for a moment; the jobs go on
+            except Exception as fault:  # database away, disk full: for a moment; the jobs go on
                 print(f"worker: {fault}", file=sys.stderr, flush=True)
 
     def end(self) -> None:

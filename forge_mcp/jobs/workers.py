@@ -20,12 +20,12 @@ from typing import Literal
 from pydantic import ConfigDict, ValidationError
 
 import forge_mcp
-from forge_mcp.errors import Unavailable, from_dict, from_os_error
+from forge_mcp.errors import ForgeError, Unavailable, from_dict, from_os_error
 from forge_mcp.jobs.database import on_postgres
 from forge_mcp.jobs.folder import jobs_root
 from forge_mcp.locks import is_held
 from forge_mcp.schemas.base import Schema
-from forge_mcp.workspace import slug, write_file
+from forge_mcp.workspace import is_full, slug, write_file
 
 START_SECONDS = 60.0
 POLL_SECONDS = 0.05
@@ -180,7 +180,9 @@ def newer(one: str, other: str) -> bool:
         return False
 
 
-def _did_not_start(home: Path, code: int | None) -> Unavailable:
+def _did_not_start(home: Path, code: int | None) -> ForgeError:
+    if is_full(home):
+        return from_os_error(OSError(28, "no byte is left", str(home)), "start the worker")
     log = home / "logs" / LOG
     last = log.read_text("utf-8", errors="replace").splitlines()[-LOG_LINES_SHOWN:]
     how = "it is not ready after a minute" if code is None else f"it ended with exit code {code}"

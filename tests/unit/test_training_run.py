@@ -205,7 +205,9 @@ def test_a_cached_base_keeps_its_name_and_what_cannot_be_exported_is_told(
 def test_retrain_refuses_a_base_that_cannot_be_exported(
     tmp_path: Path, normalising: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forge_mcp.pipeline.retrain.train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(
+        "forge_mcp.training.supervise.train_in_child", lambda **_: pytest.fail("trained")
+    )
     context = context_in(tmp_path, [])
     with pytest.raises(UnsupportedModel, match="cannot be written as GGUF"):
         retrain(RetrainRequest(repo=str(SAMPLE), base=normalising), context)
