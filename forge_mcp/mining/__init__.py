@@ -1,11 +1,15 @@
 """Repository → CodeBlock, with tree-sitter. The public functions stand in `mining.miner`.
 
-files.py         which files of a repository are mined, and how their bytes are decoded
+miner.py         the specification's functions: parse_repository, extract_functions, …
+repository.py    all files of a repository: in parallel, through the cache, names resolved
+files.py         which files are mined; patterns.py .gitignore and .gitattributes; git.py git
+text.py          bytes → text: encodings, notebooks, what is minified or generated
 languages/       what differs between languages: one small module each
 definitions.py   one walk over a file's syntax tree → its definitions
-blocks.py        definitions → CodeBlock, with a score and the reasons against training on it
-dependencies.py  callee texts → block ids of the same repository, where that is unambiguous
-secrets.py       credentials → typed placeholders
-licenses.py      SPDX identifiers and licence files
-miner.py         all of it together, in parallel by file
+comments.py      comments → docstrings
+blocks.py        definitions → rows of a corpus, with a score and the reasons against training
+dependencies.py  names that a block uses → blocks of the same repository, where that is certain
+cache.py         what was mined the last time
+secrets.py       credentials → typed placeholders; secret_rules.py their shapes
+licenses.py      SPDX headers and licence files
 """

@@ -1,9 +1,9 @@
 """One walk over a file's syntax tree finds every definition and what it says.
 
 The walk visits every node, because a walk that is pruned to known statements misses definitions
-in the statements that it forgot. A stack of scopes says to which definition a call, a `raise` or
-a `return` belongs: to the innermost one, but values returned by an anonymous function belong to
-nobody. Leaves are counted on the way, so a definition's tokens cost nothing more.
+in the statements that it forgot. It looks only at inner nodes, when it leaves them: whatever
+stands in a definition has been seen by then, and is taken off the end of a list. Leaves are
+counted on the way, so a definition's tokens cost nothing more.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from typing import cast
 
 from tree_sitter import Node, Tree
@@ -19,23 +20,30 @@ from forge_mcp.mining.languages.base import (
     ANONYMOUS,
     BRANCH,
     CALL,
+    CONTAINER,
     DECORATOR,
+    DEFINITION,
+    ERROR,
     IMPORT,
     LOGICAL,
-    OPEN,
     RAISE,
     RETURN,
     Described,
     Import,
     Language,
     Opened,
+    is_named_type,
     text,
 )
 from forge_mcp.schemas.code_blocks import BlockType
 
+FIRST = itemgetter(0)
+TRIVIAL_TOKENS = 80  # a longer definition is none, whatever its decorators and comments are
+WHITE = b" \t\r\n\f\v"
 TRIVIAL = re.compile(
-    r"pass|\.\.\.|return(?:\s+[\w.&*]+)?;?|[\w.]+"
-    r"|(?:self|this|cls|\w+)\.\w+\s*=\s*\w+;?"
+    r"pass|\.\.\.|return(?:\s+[\w.&*>$:@-]+)?;?|[\w.$@]+"
+    r"|(?:self|this|cls|\$this|\w+)(?:\.|->)\w+\s*=\s*\$?\w+;?"
+    r"|@\w+\s*=\s*\w+"
     r"|raise NotImplementedError(?:\(.*\))?"
     r"|throw new \w*(?:NotImplemented|Unsupported)\w*\(.*\);?",
     re.DOTALL,
@@ -46,23 +54,37 @@ TRIVIAL = re.compile(
 class Definition:
     """A definition of one file, with offsets into its UTF-8 source.
 
-    `start_row` and `end_row` are 0-based and inclusive; `tokens` is a count of leaves.
+    `start_row` and `end_row` are 0-based and inclusive; `tokens` is a count of leaves. A container
+    (`kind` None) lends its name to what stands in it and is no definition of its own.
     """
 
-    kind: BlockType
+    kind: BlockType | None
     name: str
-    qualified_name: str
-    parent: Definition | None
-    parent_name: str | None
     described: Described
     start_byte: int
     end_byte: int
     start_row: int
     end_row: int
+    first_leaf: int
+    body_byte: int = -1  # where the body begins; -1 without one
+    prefix: str = ""
     label: str = ""
+    receiver: str = ""  # the name by which it calls its own object: `self`, `this`, a Go receiver
+    owner: str = ""  # qualified name of that object's class
+    is_scope: bool = True
+    is_lexical: bool = True
+    scopes: list[str] = field(
+        default_factory=list
+    )  # where bare names are looked up, innermost first
+    outermost: Definition | None = None  # the outermost function around it, or itself
+    local_imports: list[Import] = field(default_factory=list)
+    qualified_name: str = ""
+    parent: Definition | None = None
+    parent_name: str | None = None
+    in_class: bool = False  # directly, not in an object or an enum constant that a class holds
     tokens: int = 0
     branches: int = 0
-    calls: dict[str, int] = field(default_factory=dict)
+    calls: dict[str, None] = field(default_factory=dict)
     raises: dict[str, None] = field(default_factory=dict)
     returns: dict[str, None] = field(default_factory=dict)
     methods: dict[str, None] = field(default_factory=dict)
@@ -71,17 +93,20 @@ class Definition:
     is_private: bool = False
     is_test: bool = False
     is_trivial: bool = False
-    has_error: bool = False
+    has_error: bool = False  # within it
+    in_error: bool = False  # it stands within one: it may be a fragment of something else
+    children: list[Definition] = field(default_factory=list)  # while the file is walked
 
 
 @dataclass(slots=True)
 class ImportStatement:
-    """An import anywhere in a file."""
+    """An import anywhere in a file; `text` is '' for an export of the file's own names."""
 
     text: str
     start_byte: int
     end_byte: int
     names: list[Import]
+    local: bool = False  # within a function
 
 
 @dataclass
@@ -93,23 +118,20 @@ class FileDefinitions:
     imports: list[ImportStatement]
     docstring: str
     constants: list[tuple[str, str]]
+    rebound: set[str]  # names that the top level assigns
+    has_error: bool
 
     @cached_property
     def imported(self) -> list[Import]:
         """Every name that any import of the file brings in."""
         return [name for statement in self.imports for name in statement.names]
 
-
-@dataclass(slots=True)
-class _Scope:
-    """A node that is being walked and that owns something."""
-
-    depth: int
-    owner: Definition | None
-    name: str
-    leaves: int
-    transparent: bool = True  # False within an anonymous function
-    definition: Definition | None = None  # what ends with this scope
+    @cached_property
+    def top_imports(self) -> list[Import]:
+        """The names that are known in the whole file."""
+        return [
+            name for statement in self.imports if not statement.local for name in statement.names
+        ]
 
 
 def find_definitions(tree: Tree, source: bytes, language: Language) -> FileDefinitions:
@@ -122,8 +144,8 @@ def find_definitions(tree: Tree, source: bytes, language: Language) -> FileDefin
     """
     walk = _Walk(tree, source, language)
     walk.run()
-    _spread_tests(walk.definitions)
-    return _file(walk, tree.root_node, source, language)
+    definitions = walk.finished()
+    return _file(walk, definitions, tree.root_node, source, language)
 
 
 def count_leaves(node: Node) -> int:
@@ -142,194 +164,282 @@ def count_leaves(node: Node) -> int:
 
 
 class _Walk:
-    """The state of one walk: position, scopes, and what was found."""
+    """What one walk has found and not yet given to the definition around it."""
 
     def __init__(self, tree: Tree, source: bytes, language: Language) -> None:
         self.tree = tree
         self.source = source
         self.language = language
-        self.depth = 0
-        self.leaves = 0
-        self.decorator_depth: int | None = None
-        self.scopes = [_Scope(depth=-1, owner=None, name="", leaves=0)]
-        self.functions: set[int] = set()  # ids of nodes that an open scope has claimed
-        self.definitions: list[Definition] = []
+        self.broken_file = tree.root_node.has_error
+        # (first leaf, role, text) of calls, branches and so on that no definition has claimed
+        self.loose: list[tuple[int, int, bytes]] = []
+        self.open: list[Definition] = []  # without a parent so far, in source order
         self.imports: list[ImportStatement] = []
-        self.module_calls: dict[str, int] = {}
-        self.module_branches: list[int] = []
 
     def run(self) -> None:
-        cursor = self.tree.root_node.walk()
-        roles = self.language.role_of
+        """Every node once. Calls and branches, by far the most frequent, are noted right here."""
+        cursor = self.tree.walk()
+        roles, leave, source = self.language.roles, self.leave, self.source
+        callee, note = self.language.callee_pattern.match, self.loose.append
+        down, right, up = cursor.goto_first_child, cursor.goto_next_sibling, cursor.goto_parent
+        leaves = 0
+        marks: list[int] = []  # leaves that were counted when the walk went below a node
         while True:
-            node = cast(Node, cursor.node)  # None only for a cursor without a tree
-            role = roles.get(node.type)
-            if role is not None and node.is_named:
-                self.visit(node, role)
-            if cursor.goto_first_child():
-                self.depth += 1
+            if down():
+                marks.append(leaves)
                 continue
-            self.leaves += 1
-            while True:
-                self.leave()
-                if cursor.goto_next_sibling():
-                    break
-                if not cursor.goto_parent():
+            leaves += 1
+            while not right():
+                if not up():
                     return
-                self.depth -= 1
+                node = cursor.node
+                first = marks.pop()
+                role = roles[node.kind_id]  # type: ignore[union-attr]  # a cursor has a node
+                if not role:
+                    continue
+                if role == CALL:
+                    match = callee(source, node.start_byte)  # type: ignore[union-attr]
+                    if match is not None:
+                        note((first, CALL, match[1]))
+                elif role == BRANCH:
+                    note((first, BRANCH, b""))
+                else:
+                    leave(cast(Node, node), role, first, leaves)
 
-    def visit(self, node: Node, role: str) -> None:
-        """Take note of a node whose type has a role."""
-        scope = self.scopes[-1]
-        owner = scope.owner
-        if role == OPEN:
-            if node.id in self.functions:
-                return
-            opened = self.language.opens(node)
-            if opened is not None and opened.name:
-                self.open(opened, node)
-                return
-            if node.type in self.language.roles[IMPORT]:
-                self.note_import(node)
-            if node.type.endswith(("function_expression", "generator_function")):
-                self.push(None, "", transparent=False)
-        elif role == ANONYMOUS:
-            if node.id not in self.functions:
-                self.push(None, "", transparent=False)
-        elif role == CALL:
-            if self.decorator_depth is None and (callee := self.language.callee(node)):
-                calls = owner.calls if owner is not None else self.module_calls
-                calls.setdefault(callee, node.start_byte)
-        elif role == RAISE:
-            raised = self.language.raised(node)
-            if raised and owner is not None and scope.transparent:
-                owner.raises.setdefault(raised)
+    def leave(self, node: Node, role: int, first: int, leaves: int) -> None:
+        """Take note of an inner node whose type has a role, all below it being known."""
+        language, source = self.language, self.source
+        if role == LOGICAL:
+            operators = language.logical_kinds
+            if any(child.kind_id in operators for child in node.children[:2]):
+                self.loose.append((first, BRANCH, b""))
         elif role == RETURN:
-            returned = self.language.returned(node)
-            if returned and owner is not None and scope.transparent:
-                owner.returns.setdefault(returned)
-        elif role == BRANCH or (role == LOGICAL and self.is_logical(node)):
-            if node.type == "switch_label" and text(node).startswith("default"):
-                return
-            if owner is not None:
-                owner.branches += 1
-            else:
-                self.module_branches.append(node.start_byte)
+            statement = source[node.start_byte : node.end_byte]
+            if statement.startswith(b"return"):
+                value = statement[6:].strip().removesuffix(b";").rstrip()
+                if value:
+                    self.loose.append((first, RETURN, value))
+        elif role == RAISE:
+            match = language.raised_pattern.match(source, node.start_byte, node.end_byte)
+            if match is not None and is_named_type(match[1]):
+                self.loose.append((first, RAISE, match[1]))
+        elif role == DEFINITION:
+            opened = language.opens(node)
+            if opened is not None:
+                self.close(opened, node, first, leaves)
+            elif node.type in language.anonymous:
+                self.keep(first, CALL, BRANCH)
+        elif role == CONTAINER:
+            if self.open and self.open[-1].first_leaf >= first:
+                opened = language.opens(node)
+                if opened is not None:
+                    self.contain(opened, first)
+        elif role == ANONYMOUS:  # what it returns and raises belongs to nobody
+            self.keep(first, CALL, BRANCH)
+        elif role == DECORATOR:
+            self.keep(first, BRANCH)
         elif role == IMPORT:
             self.note_import(node)
-        elif role == DECORATOR and self.decorator_depth is None:
-            self.decorator_depth = self.depth
+        elif role == ERROR:
+            for definition in reversed(self.open):
+                if definition.first_leaf < first:
+                    break
+                definition.in_error = True
 
-    def is_logical(self, node: Node) -> bool:
-        operator = node.child_by_field_name("operator")
-        return operator is not None and operator.type in self.language.logical_operators
+    def keep(self, first: int, *roles: int) -> None:
+        """Of what was found from a leaf on, keep only some roles."""
+        loose = self.loose
+        at = len(loose)
+        while at and loose[at - 1][0] >= first:
+            at -= 1
+        loose[at:] = [entry for entry in loose[at:] if entry[1] in roles]
 
     def note_import(self, node: Node) -> None:
         """Any import, wherever it stands."""
-        names = self.language.imports(node)
-        if names or node.type not in self.language.roles[OPEN]:
-            whole = node
-            if node.type == "variable_declarator" and node.parent is not None:
-                whole = node.parent
-            self.imports.append(
-                ImportStatement(text(whole), whole.start_byte, whole.end_byte, names)
-            )
+        whole, names = self.language.import_of(node)
+        if whole is not None:
+            stated = text(whole) if not names or any(name.module for name in names) else ""
+            self.imports.append(ImportStatement(stated, whole.start_byte, whole.end_byte, names))
 
-    def push(self, definition: Definition | None, name: str, transparent: bool = True) -> None:
-        """Enter a node: a definition, a container with a name, or an anonymous function."""
-        around = self.scopes[-1]
-        self.scopes.append(
-            _Scope(
-                depth=self.depth,
-                owner=definition or around.owner,
-                name=name,
-                leaves=self.leaves,
-                transparent=transparent and (definition is not None or around.transparent),
-                definition=definition,
-            )
+    def children(self, first: int) -> list[Definition]:
+        """Take the definitions that begin at a leaf or behind it."""
+        found, at = self.open, len(self.open)
+        while at and found[at - 1].first_leaf >= first:
+            at -= 1
+        taken = found[at:]
+        del found[at:]
+        return taken
+
+    def contain(self, opened: Opened, first: int) -> None:
+        """A namespace, or an object with a name, around definitions."""
+        container = Definition(
+            None, opened.name, Described(""), 0, 0, 0, 0, first, prefix=opened.prefix
         )
+        container.is_scope = opened.is_scope
+        container.children = self.children(first)
+        self.open.append(container)
 
-    def open(self, opened: Opened, node: Node) -> None:
-        """Enter a definition or a container."""
-        self.functions.add(opened.function.id)
-        if opened.kind is None:
-            self.push(None, opened.name)
-            return
-        parent = self.scopes[-1].owner
-        # Directly in a class, not in an object or an enum constant that a class holds.
-        around = self.scopes[-1].definition
-        in_class = around is not None and around.kind == "class"
-        kind: BlockType = "method" if in_class and opened.kind == "function" else opened.kind
-        names = [scope.name for scope in self.scopes if scope.name]
-        qualified = ".".join([*names, *filter(None, [opened.prefix]), opened.name])
-        parent_name = parent.qualified_name if parent is not None else opened.prefix or None
-        language = self.language
-        first = language.first_node(opened)
-        described = language.describe(opened, first, in_class)
-        end = language.end_of(opened.outer)
-        end -= len(chunk := self.source[first.start_byte : end]) - len(chunk.rstrip())
-        statements = language.statements(opened.function)
-        implicit = language.implicit_return(opened.function)
+    def close(self, opened: Opened, node: Node, first: int, leaves: int) -> None:
+        """A definition is complete: describe it and give it what was found in it."""
+        language, source = self.language, self.source
+        beginning = language.first_node(opened)
+        outer = opened.outer
+        described = language.describe(opened, beginning)
+        start = beginning.start_byte
+        end = language.end_of(outer)
+        while end > start and source[end - 1] in WHITE:
+            end -= 1
+        row = beginning.start_point.row
+        body = language.body(opened.function)
         definition = Definition(
-            kind=kind,
-            name=opened.name,
-            qualified_name=qualified,
-            parent=parent,
-            parent_name=parent_name,
-            described=described,
-            start_byte=first.start_byte,
-            end_byte=end,
-            start_row=first.start_point.row,
-            end_row=first.start_point.row + self.source.count(b"\n", first.start_byte, end),
+            opened.kind,
+            opened.name,
+            described,
+            start,
+            end,
+            row,
+            row + source.count(b"\n", start, end),
+            first,
+            body_byte=body.start_byte if body is not None else -1,
+            prefix=opened.prefix,
             label=opened.label,
-            tokens=self.leaves_outside(opened, node, first),
-            returns={implicit: None} if implicit else {},
-            methods=dict.fromkeys(language.methods(opened)) if opened.kind == "class" else {},
-            is_private=language.is_private(opened.name, described.signature)
-            or (parent is not None and parent.kind == "class" and parent.is_private),
-            is_test=language.is_test(opened.name, kind, described.decorators),
-            is_trivial=_is_trivial(opened, statements, described),
-            has_error=opened.outer.has_error,
+            receiver=opened.receiver,
+            is_lexical=opened.is_lexical,
+            tokens=leaves - first + _leaves_beside(outer, node, beginning),
+            has_error=self.broken_file and outer.has_error,
         )
-        if in_class and parent is not None and kind == "method":
-            parent.methods.setdefault(opened.name)
-        self.definitions.append(definition)
-        self.push(definition, f"{opened.prefix}.{opened.name}".lstrip("."))
+        if implicit := language.implicit_return(opened.function):
+            definition.returns[implicit] = None
+        self.claim(definition, first)
+        is_class = opened.kind == "class"
+        if is_class:
+            definition.methods = dict.fromkeys(language.methods(opened))
+        definition.children = self.children(first)
+        for child in definition.children:
+            if is_class and child.kind is not None:
+                child.in_class = True
+                if child.kind == "function":
+                    child.kind = "method"
+                if child.kind == "method":
+                    definition.methods[child.name] = None
+                definition.branches += child.branches
+        definition.is_trivial = _is_trivial(opened, language, described, definition.tokens)
+        self.open.append(definition)
 
-    def leaves_outside(self, opened: Opened, node: Node, first: Node) -> int:
-        """Leaves of a block that the walk does not pass below the node where it was opened:
-        doc comments, decorators, `export`, `const`.
-        """
-        outside = 0
-        before: Node | None = first
-        while before is not None and before.id != opened.outer.id:
-            outside += count_leaves(before)
-            before = before.next_sibling
-        if opened.outer.id != node.id:
-            outside += count_leaves(opened.outer) - count_leaves(node)
-        return outside
+    def claim(self, definition: Definition, first: int) -> None:
+        """Give a definition what was found in it and in no definition within it."""
+        loose = self.loose
+        at = len(loose)
+        while at and loose[at - 1][0] >= first:
+            at -= 1
+        for _, role, found in sorted(loose[at:], key=FIRST):  # as they stand in the source
+            if role == BRANCH:
+                definition.branches += 1
+            elif role == CALL:
+                definition.calls[found.decode()] = None
+            elif role == RETURN:
+                definition.returns[found.decode()] = None
+            else:
+                definition.raises[found.decode()] = None
+        del loose[at:]
 
-    def leave(self) -> None:
-        """A node is finished: close what began at it."""
-        if self.decorator_depth == self.depth:
-            self.decorator_depth = None
-        while self.scopes[-1].depth == self.depth:
-            scope = self.scopes.pop()
-            definition = scope.definition
-            if definition is not None:
-                definition.tokens += self.leaves - scope.leaves
-                if definition.parent is not None and definition.parent.kind == "class":
-                    definition.parent.branches += definition.branches
+    def finished(self) -> list[Definition]:
+        """All definitions in source order, with what they have from those around them."""
+        found = []
+        stack: list[tuple[Definition, Definition | None, Definition | None]] = [
+            (definition, None, None) for definition in reversed(self.open)
+        ]
+        while stack:  # a definition, what it stands in, and the next real definition around it
+            definition, holder, around = stack.pop()
+            own = f"{definition.prefix}.{definition.name}" if definition.prefix else definition.name
+            definition.qualified_name = f"{holder.qualified_name}.{own}" if holder else own
+            scopes = holder.scopes if holder is not None else []
+            visible = definition.is_scope
+            if definition.kind == "class":
+                visible = self.language.class_is_scope
+            if definition.kind is not None:
+                self.settle(definition, holder, around)
+                found.append(definition)
+            definition.scopes = [definition.qualified_name, *scopes] if visible else scopes
+            inner = around if definition.kind is None else definition
+            for child in reversed(definition.children):
+                child.in_error = child.in_error or definition.in_error
+                stack.append((child, definition, inner))
+            definition.children = []  # parents know no children: no cycle keeps the tree alive
+        self.place_imports(found)
+        _spread_tests(found)
+        return found
+
+    def settle(
+        self, definition: Definition, holder: Definition | None, around: Definition | None
+    ) -> None:
+        """What a definition is, now that it is known where it stands."""
+        language, described = self.language, definition.described
+        definition.parent = around
+        definition.parent_name = around.qualified_name if around else definition.prefix or None
+        if definition.in_class and around is not None:
+            definition.receiver, definition.owner = language.adopt(described), around.qualified_name
+        elif definition.receiver:
+            definition.owner = definition.prefix
+        elif around is not None and holder is around and described.keeps_receiver:
+            definition.receiver, definition.owner = around.receiver, around.owner
+        if around is not None and around.kind != "class":
+            definition.outermost = around.outermost or around
+        private = described.is_private
+        if private is None:
+            private = language.is_private(definition.name, described.signature)
+        inherited = around is not None and around.kind == "class" and around.is_private
+        definition.is_private = private or inherited
+        definition.is_test = described.is_test or language.is_test(
+            definition.name, definition.kind or "", described.decorators
+        )
+
+    def place_imports(self, definitions: list[Definition]) -> None:
+        """An import within a function is known there alone."""
+        functions = [d for d in definitions if d.kind != "class"]
+        for statement in self.imports:
+            for function in functions:
+                if function.start_byte > statement.start_byte:
+                    break
+                if statement.end_byte <= function.end_byte:
+                    statement.local = True
+                    function.local_imports += statement.names
 
 
-def _is_trivial(opened: Opened, statements: list[Node], described: Described) -> bool:
+def _leaves_beside(outer: Node, node: Node, first: Node) -> int:
+    """Leaves of a block that do not stand below the node where the walk found it: doc comments,
+    decorators, `export`, `const`.
+    """
+    beside = 0
+    before: Node | None = first
+    while before is not None and before.end_byte <= outer.start_byte:
+        beside += count_leaves(before)
+        before = before.next_sibling
+    while outer.id != node.id:
+        start, end, inner = node.start_byte, node.end_byte, None
+        for child in outer.children:
+            if inner is None and child.start_byte <= start and child.end_byte >= end:
+                inner = child
+            else:
+                beside += count_leaves(child)
+        if inner is None:  # the node does not stand in it
+            return beside
+        outer = inner
+    return beside
+
+
+def _is_trivial(opened: Opened, language: Language, described: Described, tokens: int) -> bool:
     """A getter, a setter, a body that does nothing; an empty class with a docstring says more."""
+    if tokens > TRIVIAL_TOKENS:
+        return False
+    statements = language.statements(opened.function)
     if opened.kind == "class":
-        bare = opened.function.child_by_field_name("body") is not None and not described.docstring
-        return bare and all(text(statement) in ("pass", "...") for statement in statements)
-    if not statements:
-        return True
-    return len(statements) == 1 and bool(TRIVIAL.fullmatch(text(statements[0]).strip()))
+        if described.docstring or language.body(opened.function) is None or statements is None:
+            return False
+        return all(text(statement) in ("pass", "...") for statement in statements)
+    if statements is None or len(statements) > 1:
+        return False
+    return not statements or bool(TRIVIAL.fullmatch(text(statements[0]).strip()))
 
 
 def _spread_tests(definitions: list[Definition]) -> None:
@@ -343,43 +453,61 @@ def _spread_tests(definitions: list[Definition]) -> None:
             definition.is_test = True
 
 
-def _file(walk: _Walk, root: Node, source: bytes, language: Language) -> FileDefinitions:
+def _file(
+    walk: _Walk, definitions: list[Definition], root: Node, source: bytes, language: Language
+) -> FileDefinitions:
+    """The file's own facts, and its module block: what stands before the first definition."""
     documented, docstring = language.file_docstring(root)
-    limit = min((d.start_byte for d in walk.definitions), default=len(source) + 1)
+    documented_to = language.run_end(documented).start_byte if documented is not None else -1
+    limit = min((d.start_byte for d in definitions), default=len(source) + 1)
     run: list[Node] = []
+    behind = False
+    rebound = set()
+    constants: list[tuple[str, str]] = []
+    own: list[tuple[str, str]] = []
     for child in root.children:
-        if child.end_byte > limit or child.start_byte >= limit:
-            break
-        if run or child.type not in language.comments or child == documented:
+        found = language.constants(child)
+        constants += found
+        if name := language.rebinds(child):
+            rebound.add(name)
+        behind = behind or child.end_byte > limit or child.type == "ERROR"
+        if not behind and (run or child.type not in language.comments or child == documented):
             run.append(child)
-    while run and run[-1].type in language.comments and run[-1] != documented:
+            own += found
+    while run and run[-1].type in language.comments and run[-1].start_byte > documented_to:
         run.pop()
-    constants = [pair for child in root.children for pair in language.constants(child)]
     module = None
     if run:
         start, end = run[0].start_byte, run[-1].end_byte
-        end -= len(chunk := source[start:end]) - len(chunk.rstrip())
+        while end > start and source[end - 1] in WHITE:
+            end -= 1
+        row = run[0].start_point.row
         module = Definition(
-            kind="module",
-            name="",
-            qualified_name="",
-            parent=None,
-            parent_name=None,
-            described=Described(signature="", docstring=docstring),
-            start_byte=start,
-            end_byte=end,
-            start_row=run[0].start_point.row,
-            end_row=run[0].start_point.row + source.count(b"\n", start, end),
-            tokens=sum(count_leaves(child) for child in run),
-            branches=sum(start <= at < end for at in walk.module_branches),
-            calls={name: at for name, at in walk.module_calls.items() if start <= at < end},
-            imports=list(
-                dict.fromkeys(
-                    statement.text
-                    for statement in walk.imports
-                    if start <= statement.start_byte and statement.end_byte <= end
-                )
-            ),
-            constants=[pair for child in run for pair in language.constants(child)],
+            "module",
+            "",
+            Described(signature="", docstring=docstring),
+            start,
+            end,
+            row,
+            row + source.count(b"\n", start, end),
+            first_leaf=0,
+            tokens=sum(map(count_leaves, run)),
+            constants=own,
+            has_error=any(child.has_error for child in run),
         )
-    return FileDefinitions(module, walk.definitions, walk.imports, docstring, constants)
+        last = module.tokens + sum(
+            count_leaves(child) for child in root.children if child.end_byte <= start
+        )
+        walk.loose = [entry for entry in walk.loose if entry[0] < last]
+        walk.claim(module, 0)
+        module.returns, module.raises = {}, {}
+        module.imports = list(
+            dict.fromkeys(
+                statement.text
+                for statement in walk.imports
+                if statement.text and start <= statement.start_byte and statement.end_byte <= end
+            )
+        )
+    return FileDefinitions(
+        module, definitions, walk.imports, docstring, constants, rebound, root.has_error
+    )

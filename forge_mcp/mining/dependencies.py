@@ -2,236 +2,439 @@
 
 A name is resolved as its language looks it up: own class behind self or this (and its bases),
 enclosing scopes, imports (through re-exports), and the package in Go and Java. Where two
-definitions answer (overloads, a name defined twice), or a parameter hides the name, the plain
-name stays: a wrong edge would become a wrong fact.
+definitions answer, where a parameter or a variable hides the name, or where a base class is not
+known that may define it too, the plain name stays: a wrong edge would become a wrong fact.
+
+While it resolves a file, the resolver notes which other files and packages it has looked at, so
+that a later run knows what to resolve anew when one of them has changed.
 """
 
 from __future__ import annotations
 
-import posixpath
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
+from forge_mcp.mining.blocks import Symbol, base_name
 from forge_mcp.mining.languages.base import Import
-from forge_mcp.schemas.code_blocks import CodeBlock
+from forge_mcp.mining.modules import PYTHON, Modules, folder_of
 
-SELF = frozenset({"self", "cls", "this"})
 MAX_HOPS = 5
-SCRIPT_ENDINGS = (".ts", ".tsx", ".d.ts", ".js", ".jsx", ".mjs", ".cjs", ".mts", ".cts")
-GO_RECEIVER = re.compile(r"func\s*\(\s*(\w+)\s")
+STAR = "*"
+PACKAGES = frozenset({"go", "java"})
+# Bases that define no methods of a user's.
+ROOTS = frozenset({"object", "ABC", "Generic", "Protocol", "NamedTuple", "TypedDict"})
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A definition that a name may mean."""
+
+    id: str
+    path: str
+    kind: str
+    qualified_name: str
+    bases: list[str]
+    lexical: bool
+    scopes: list[str]
+
+
+MISSING = Target("", "", "", "", [], False, [])  # certainly not there; None: not known
+
+
+@dataclass(slots=True)
+class FileTable:
+    """The names that a file defines, brings in by imports, and passes on (None: ambiguous)."""
+
+    names: dict[str, Target | None] = field(default_factory=dict)
+    imports: dict[str, Import | None] = field(default_factory=dict)
+    exports: dict[str, Import] = field(default_factory=dict)
+    stars: list[Import] = field(default_factory=list)
+    exported_stars: list[Import] = field(default_factory=list)
+    public: set[str] | None = None  # Python's __all__
+
+    @classmethod
+    def of(
+        cls,
+        path: str,
+        symbols: Iterable[Symbol],
+        imports: Iterable[Import],
+        rebound: Iterable[str],
+        public: Iterable[str] | None,
+    ) -> FileTable:
+        """The table of one file; `rebound` are names that its top level assigns."""
+        table = cls(public=None if public is None else set(public))
+        for symbol in symbols:
+            if symbol.kind != "module":
+                name = symbol.qualified_name
+                target = Target(
+                    symbol.id,
+                    path,
+                    symbol.kind,
+                    name,
+                    symbol.bases,
+                    symbol.lexical,
+                    symbol.scopes,
+                )
+                add_name(table.names, name, target)
+        for imported in imports:
+            table.add_import(imported)
+        for name in rebound:
+            if name in table.names:
+                table.names[name] = None
+            if name in table.imports:
+                table.imports[name] = None
+        return table
+
+    def add_import(self, imported: Import) -> None:
+        """An import; two of one name, or one of a name that is defined here, mean neither."""
+        local = imported.local
+        if local == STAR:
+            (self.exported_stars if imported.passed_on else self.stars).append(imported)
+        elif imported.passed_on:
+            self.exports[local] = imported
+        elif local in self.names:
+            self.names[local] = None
+        else:
+            known = self.imports.get(local, imported)
+            self.imports[local] = imported if known == imported else None
 
 
 class Resolver:
     """All names of a repository."""
 
     def __init__(
-        self, blocks: Iterable[CodeBlock], imports: Mapping[str, Sequence[Import]]
+        self,
+        modules: Modules,
+        load: Callable[[str], FileTable],
+        first_tier: frozenset[str],
     ) -> None:
-        """`imports`: for every file, the names that its imports bring in."""
-        self.imports = {
-            path: {imported.local: imported for imported in names}
-            for path, names in imports.items()
-        }
-        self.names: dict[str, dict[str, CodeBlock | None]] = {path: {} for path in imports}
-        self.packages: dict[str, dict[str, CodeBlock | None]] = defaultdict(dict)
-        for block in blocks:
-            if block.block_type == "module":
-                continue
-            _add(self.names.setdefault(block.path, {}), block.qualified_name, block)
-            if block.language in ("go", "java"):
-                folder = posixpath.dirname(block.path)
-                _add(self.packages[folder], block.qualified_name, block)
-        self.modules: dict[str, str | None] = {}
-        for path in self.names:
-            for name in _module_names(path, self.names):
-                self.modules[name] = None if name in self.modules else path
+        """Nothing is loaded before it is asked for.
 
-    def dependencies(self, block: CodeBlock) -> list[str]:
+        Args:
+            modules: where modules and packages stand.
+            load: gives a file's table.
+            first_tier: languages whose names are resolved across files.
+        """
+        self.modules = modules
+        self.first_tier = first_tier
+        self._load = load
+        self._tables: dict[str, FileTable] = {}
+        self._packages: dict[tuple[str, bool], dict[str, Target | None]] = {}
+        self._files: dict[str, _File] = {}
+        self.consulted: set[str] = set()
+
+    def table(self, path: str) -> FileTable:
+        """The table of a file; looking at it is noted."""
+        self.consulted.add(path)
+        if path not in self._tables:
+            self._tables[path] = self._load(path)
+        return self._tables[path]
+
+    def package(self, folder: str, tests: bool = False) -> dict[str, Target | None]:
+        """The names that the Go or Java files of a folder define together; Go's tests are a
+        package that the others do not see.
+        """
+        self.consulted.add(f"{folder}/")
+        key = (folder, tests)
+        if key not in self._packages:
+            names: dict[str, Target | None] = {}
+            for path in self.modules.packages.get(folder, ()):
+                if tests or not path.endswith("_test.go"):
+                    for name, target in self._quietly(path).names.items():
+                        add_name(names, name, target)
+            self._packages[key] = names
+        return self._packages[key]
+
+    def _quietly(self, path: str) -> FileTable:
+        """A file of a package: the package was noted, which changes with its files."""
+        noted = self.consulted
+        self.consulted = set()
+        table = self.table(path)
+        self.consulted = noted
+        return table
+
+    def file(self, path: str) -> _File:
+        """The names that are known in a file."""
+        self.consulted.add(path)
+        if path not in self._files:
+            self._files[path] = _File(self, path, self.modules.languages[path])
+        return self._files[path]
+
+    def resolve_file(self, path: str, symbols: Sequence[Symbol]) -> list[list[str]]:
+        """Ids or plain names of what each block of a file uses, in the order of the blocks.
+
+        `consulted` then holds the files and packages (folders that end in '/') that were looked
+        at, besides the file itself.
+        """
+        self.consulted = set()
+        file = self.file(path)
+        found = [file.dependencies(symbol) for symbol in symbols]
+        self.consulted.discard(path)
+        return found
+
+
+class _File:
+    """The names that are known in one file."""
+
+    def __init__(self, resolver: Resolver, path: str, language: str) -> None:
+        self.resolver = resolver
+        self.path = path
+        self.language = language
+        self.table = resolver.table(path)
+        self.folder = folder_of(path)
+        # What was looked up before, and at what the lookup looked.
+        self.outer: dict[str, tuple[Target | None, frozenset[str]]] = {}
+        self.heads = {name.rpartition(".")[2] for name in self.table.names}
+        self.heads.update(local.partition(".")[0] for local in self.table.imports)
+
+    def package(self) -> dict[str, Target | None]:
+        """The names of the file's own package."""
+        return self.resolver.package(self.folder, self.path.endswith("_test.go"))
+
+    def dependencies(self, symbol: Symbol) -> list[str]:
         """Ids or plain names of what a block calls, inherits from and is decorated by."""
-        metadata = block.metadata
-        used = [
-            *(text.split("(")[0] for text in metadata.get("decorators", ())),
-            *map(_base_name, metadata.get("bases", ())),
-            *metadata["calls"],
-        ]
+        if self.language not in self.resolver.first_tier:
+            return symbol.uses
         found: dict[str, None] = {}
-        for name in used:
-            target = self.resolve(name, block)
+        for name in symbol.uses:
+            target = self.resolve(name, symbol)
             if target is None:
-                found.setdefault(name)
-            elif target.id != block.id:
-                found.setdefault(target.id)
-        return [name for name in found if name]
+                found[name] = None
+            elif target.id != symbol.id:
+                found[target.id] = None
+        return list(found)
 
-    def resolve(self, name: str, block: CodeBlock) -> CodeBlock | None:
+    def resolve(self, name: str, symbol: Symbol) -> Target | None:
         """The block that a dotted name means inside a block, or None where that is not certain."""
-        parts = name.replace("?.", ".").split(".")
-        inherited = parts[0] in ("super()", "super")
-        owner = self._receiver_class("self" if inherited else parts[0], block)
-        if owner is not None:
-            find = self._inherited if inherited else self._member
-            return find(owner, parts[1], MAX_HOPS) if len(parts) == 2 else None
-        if any(p["name"] == parts[0] for p in block.metadata.get("parameters", ())):
+        parts = (name.replace("?.", ".") if "?" in name else name).split(".")
+        head = parts[0]
+        if symbol.receiver and head in (symbol.receiver, "super()", "super"):
+            return self.of_receiver(head, parts[1:], symbol)
+        if head in ("self", "this", "super", "super()"):
             return None
-        for scope in _scopes(block):
-            if scope and not self._is_visible(scope, block):
-                continue
-            names = self.names[block.path]
-            if f"{scope}{parts[0]}" in names:  # the innermost scope that knows the name decides
-                return names.get(f"{scope}{'.'.join(parts)}")
-        imported = self._imported(block.path, parts, MAX_HOPS)
-        if imported is not None or block.language not in ("go", "java"):
-            return imported
-        return self.packages[posixpath.dirname(block.path)].get(".".join(parts))
+        for scope in symbol.scopes:  # the innermost scope that knows the name decides
+            if head not in self.heads:
+                break
+            if f"{scope}.{head}" in self.table.names:
+                return self.table.names.get(f"{scope}.{'.'.join(parts)}")
+        if head in symbol.hidden:
+            return None
+        for imported in symbol.imports:  # within the function
+            if imported.local == head:
+                return certain(self.follow(self.path, imported, parts[1:], MAX_HOPS))
+        if self.language == "java" and len(parts) == 1 and symbol.owner:
+            inherited = self.member_of_class(symbol.owner, head)
+            if inherited is not MISSING:
+                return inherited
+        if name not in self.outer:
+            noted, self.resolver.consulted = self.resolver.consulted, set()
+            target = self.outside(parts)
+            self.outer[name] = target, frozenset(self.resolver.consulted)
+            self.resolver.consulted = noted
+        target, looked_at = self.outer[name]
+        self.resolver.consulted |= looked_at
+        return target
 
-    def _is_visible(self, scope: str, block: CodeBlock) -> bool:
-        """Names of a class body are seen in the class itself, and in Java in its methods."""
-        around = self.names[block.path].get(scope.rstrip("."))
-        return (
-            around is None
-            or around.block_type != "class"
-            or around.id == block.id
-            or block.language == "java"
-        )
+    def of_receiver(self, head: str, rest: list[str], symbol: Symbol) -> Target | None:
+        """A method of the block's own object."""
+        if len(rest) != 1:
+            return None
+        owner = self.class_named(symbol.owner)
+        if owner is None:
+            return None
+        own = head == symbol.receiver
+        return certain((self.member if own else self.inherited)(owner, rest[0], MAX_HOPS))
 
-    def _receiver_class(self, name: str, block: CodeBlock) -> CodeBlock | None:
-        """The class that `self`, `this` or a Go receiver is an instance of."""
-        if block.language == "go":
-            receiver = GO_RECEIVER.match(block.signature)
-            if receiver is None or receiver[1] != name or block.parent is None:
+    def class_named(self, name: str) -> Target | None:
+        """A class of the file, or of the package in Go."""
+        names = self.package() if self.language == "go" else self.table.names
+        found = names.get(name)
+        return found if found is not None and found.kind == "class" else None
+
+    def member_of_class(self, name: str, member: str) -> Target | None:
+        """A method that a Java class defines or inherits."""
+        owner = self.class_named(name)
+        return self.member(owner, member, MAX_HOPS) if owner is not None else MISSING
+
+    def outside(self, parts: list[str]) -> Target | None:
+        """What a name means beyond the block: in the file, through imports, in the package."""
+        head, names = parts[0], self.table.names
+        if head in names:
+            there = names[head]
+            if there is None or not there.lexical:
                 return None
-            return self.packages[posixpath.dirname(block.path)].get(block.parent)
-        if name not in SELF:
-            return None
-        scope = block.qualified_name
-        while scope:
-            around = self.names[block.path].get(scope)
-            if around is not None and around.block_type == "class":
-                return around
-            scope = scope.rpartition(".")[0]
-        return None
+            return names.get(".".join(parts))
+        if head in self.heads or self.language not in PACKAGES:
+            found = certain(self.imported(self.path, parts, MAX_HOPS))
+            if found is not None or self.is_imported(parts):
+                return found
+        if self.language in PACKAGES:
+            package = self.package()
+            if head in package:
+                return package.get(".".join(parts))
+        return certain(self.starred(self.path, self.table.stars, parts, MAX_HOPS))
 
-    def _member(self, owner: CodeBlock, name: str, hops: int) -> CodeBlock | None:
-        """A method of a class, or of the bases that stand in the repository."""
+    def is_imported(self, parts: list[str]) -> bool:
+        """Whether an import of the file binds the name, whatever it means."""
+        return any(".".join(parts[:n]) in self.table.imports for n in range(1, len(parts) + 1))
+
+    # -- classes -------------------------------------------------------------------------------
+
+    def member(self, owner: Target, name: str, hops: int) -> Target | None:
+        """A method of a class or of its bases; None where that is not certain."""
         qualified = f"{owner.qualified_name}.{name}"
-        scope = self.names[owner.path]
-        if owner.language == "go":
-            scope = self.packages[posixpath.dirname(owner.path)]
+        if self.language == "go":
+            scope = self.resolver.package(folder_of(owner.path), owner.path.endswith("_test.go"))
+        else:
+            scope = self.resolver.table(owner.path).names
         if qualified in scope:
             return scope[qualified]
-        return self._inherited(owner, name, hops)
+        return self.inherited(owner, name, hops)
 
-    def _inherited(self, owner: CodeBlock, name: str, hops: int) -> CodeBlock | None:
-        """A method of the bases of a class."""
-        for text in owner.metadata.get("bases", ()) if hops else ():
-            base = _base_name(text)
-            if base.split(".")[0] in SELF:  # an attribute of an object: no name of a class
+    def inherited(self, owner: Target, name: str, hops: int) -> Target | None:
+        """A method of the bases of a class.
+
+        Bases are not put in the order of Python's MRO: where two of them give different methods,
+        or one is not known, nothing is certain. In the other languages the first base that has
+        the method wins over interfaces behind it that are not known.
+        """
+        if not hops:
+            return None
+        found = MISSING
+        for text in owner.bases:
+            base = base_name(text)
+            if base.rpartition(".")[2] in ROOTS:
                 continue
-            parent = self.resolve(base, owner)
-            if parent is not None and parent.id != owner.id:
-                member = self._member(parent, name, hops - 1)
-                if member is not None:
-                    return member
-        return None
+            home = self.resolver.file(owner.path)
+            place = Symbol(
+                owner.id, "class", owner.qualified_name, [], True, owner.scopes, [], "", "", [], []
+            )
+            parent = home.resolve(base, place)
+            if parent is None or parent.kind != "class" or parent.id == owner.id:
+                if found is not MISSING and self.language not in ("python", "go"):
+                    return found
+                return None
+            member = self.resolver.file(parent.path).member(parent, name, hops - 1)
+            if member is None:
+                return None
+            if member is not MISSING:
+                if found is not MISSING and member.id != found.id:
+                    return None if self.language in ("python", "go") else found
+                found = member
+        return found
 
-    def _imported(self, path: str, parts: list[str], hops: int) -> CodeBlock | None:
+    # -- imports -------------------------------------------------------------------------------
+
+    def imported(self, path: str, parts: list[str], hops: int) -> Target | None:
         """What a dotted name means through the imports of a file."""
-        known = self.imports.get(path, {})
+        table = self.resolver.table(path)
         for length in range(len(parts), 0, -1):  # 'import a.b' makes 'a.b' the local name
-            imported = known.get(".".join(parts[:length]))
-            if imported is not None and hops:
-                return self._follow(path, imported, parts[length:], hops)
-        return None
+            local = ".".join(parts[:length])
+            if local in table.imports:
+                imported = table.imports[local]
+                if imported is None or not hops:
+                    return None
+                return self.follow(path, imported, parts[length:], hops)
+        return MISSING
 
-    def _follow(self, path: str, imported: Import, rest: list[str], hops: int) -> CodeBlock | None:
-        if path.endswith(".go"):
-            return self._in_go_package(imported.module, rest)
-        if imported.name is None:
-            target = self._module(path, imported.module)
-            return self._exported(target, rest, hops) if target and rest else None
-        inner = self._module(path, _join(imported.module, imported.name))
-        if inner is not None and path.endswith((".py", ".pyi")):  # 'from package import module'
-            return self._exported(inner, rest, hops) if rest else None
+    def starred(self, path: str, stars: list[Import], parts: list[str], hops: int) -> Target | None:
+        """A name that `from x import *`, `export * from` or `import x.*` brings in."""
+        found: Target | None = MISSING
+        for star in stars if hops else ():
+            target = self.of_star(path, star, parts, hops)
+            if target is not MISSING:
+                if found is not MISSING:
+                    return None
+                found = target
+        return found
+
+    def of_star(self, path: str, star: Import, parts: list[str], hops: int) -> Target | None:
+        modules = self.resolver.modules
         if path.endswith(".java"):
-            return self._in_java(imported, rest)
-        target = self._module(path, imported.module)
-        return self._exported(target, [imported.name, *rest], hops) if target else None
+            return self.in_java(star.module, parts)
+        target = modules.find(path, star.module)
+        if target is None:
+            return MISSING if not star.module.startswith(".") else None
+        public = self.resolver.table(target).public
+        private = parts[0].startswith("_") if public is None else parts[0] not in public
+        if (path.endswith(PYTHON) and private) or parts[0] == "default":
+            return MISSING
+        return self.exported(target, parts, hops - 1)
 
-    def _exported(self, path: str, parts: list[str], hops: int) -> CodeBlock | None:
+    def follow(self, path: str, imported: Import, rest: list[str], hops: int) -> Target | None:
+        """What the rest of a dotted name means in what was imported."""
+        resolver, modules = self.resolver, self.resolver.modules
+        if path.endswith(".go"):
+            folder = modules.go_package(imported.module)
+            exported = len(rest) == 1 and rest[0][:1].isupper()
+            return resolver.package(folder).get(rest[0]) if folder and exported else None
+        if path.endswith(".java"):
+            return self.in_java(imported.module, [imported.name or "", *rest])
+        if imported.name is None:
+            target = modules.find(path, imported.module)
+            return self.exported(target, rest, hops - 1) if target and rest else None
+        target = modules.find(path, imported.module)
+        found: Target | None = MISSING
+        if target is not None:
+            found = self.exported(target, [imported.name, *rest], hops - 1)
+        if found is MISSING and path.endswith(PYTHON):  # 'from package import module'
+            module = imported.module
+            joined = f"{module}{'' if module.endswith('.') else '.'}{imported.name}"
+            inner = modules.find(path, joined)
+            return self.exported(inner, rest, hops - 1) if inner is not None and rest else None
+        return certain(found)
+
+    def in_java(self, module: str, parts: list[str]) -> Target | None:
+        """A type of a package, or a member of a type that the import names."""
+        prefix: list[str] = []
+        while module:
+            folder = self.resolver.modules.java_package(module)
+            if folder is not None:
+                package = self.resolver.package(folder)
+                return package.get(".".join([*prefix, *parts]), MISSING)
+            module, _, last = module.rpartition(".")
+            prefix.insert(0, last)
+        return MISSING
+
+    def exported(self, path: str, parts: list[str], hops: int) -> Target | None:
         """A name of another file: defined there, or imported there and passed on."""
-        names = self.names.get(path, {})
-        if parts[0] in names:
-            return names.get(".".join(parts))
-        return self._imported(path, parts, hops - 1)
-
-    def _in_go_package(self, module: str, rest: list[str]) -> CodeBlock | None:
-        folders = [f for f in self.packages if f and (module == f or module.endswith("/" + f))]
-        if len(rest) != 1 or not folders:
+        if hops < 0:
             return None
-        return self.packages[max(folders, key=len)].get(rest[0])
-
-    def _in_java(self, imported: Import, rest: list[str]) -> CodeBlock | None:
-        folder = imported.module.replace(".", "/")
-        folders = [f for f in self.packages if f == folder or f.endswith("/" + folder)]
-        if len(folders) != 1:
+        table = self.resolver.table(path)
+        dotted = ".".join(parts)
+        if dotted in table.names:
+            passed = table.exports.get(parts[0])
+            if passed is None or passed.name == parts[0]:
+                return table.names[dotted]
+        if parts[0] in table.exports:
+            passed = table.exports[parts[0]]
+            if passed.module:
+                return self.follow(path, passed, parts[1:], hops)
+            own = [passed.name or "", *parts[1:]]
+            return table.names.get(".".join(own)) or certain(self.imported(path, own, hops))
+        if parts[0] in table.names:
             return None
-        return self.packages[folders[0]].get(".".join([imported.name or "", *rest]))
-
-    def _module(self, path: str, module: str) -> str | None:
-        """The file that an imported module is, or None."""
-        if path.endswith((".py", ".pyi", ".pyw")):
-            dots = len(module) - len(module.lstrip("."))
-            if not dots:
-                return self.modules.get(module)
-            folder = posixpath.dirname(path)
-            for _ in range(dots - 1):
-                folder = posixpath.dirname(folder)
-            base = posixpath.join(folder, *filter(None, module[dots:].split(".")))
-            return self._first(f"{base}.py", f"{base}/__init__.py")
-        if not module.startswith("."):
-            return None
-        base = posixpath.normpath(posixpath.join(posixpath.dirname(path), module))
-        stem = re.sub(r"\.[mc]?jsx?$", "", base)  # TypeScript imports './x.js' and means x.ts
-        candidates = [base, *(stem + ending for ending in SCRIPT_ENDINGS)]
-        return self._first(*candidates, *(f"{base}/index{ending}" for ending in SCRIPT_ENDINGS))
-
-    def _first(self, *paths: str) -> str | None:
-        return next((path for path in paths if path in self.names), None)
+        if path.endswith(PYTHON):
+            found = self.imported(path, parts, hops)
+            if found is not MISSING:
+                return found
+            return self.starred(path, table.stars, parts, hops)
+        return self.starred(path, table.exported_stars, parts, hops)
 
 
-def _base_name(text: str) -> str:
-    """`Base` of `Base[T]`, `Base<T>` or `*Base`."""
-    return re.split(r"[\[(<]", text)[0].lstrip("*").strip()
+def certain(target: Target | None) -> Target | None:
+    """The target, or None where there is none."""
+    return None if target is MISSING else target
 
 
-def _add(names: dict[str, CodeBlock | None], name: str, block: CodeBlock) -> None:
-    names[name] = None if name in names else block
-
-
-def _scopes(block: CodeBlock) -> list[str]:
-    """Prefixes of names that may be meant inside a block, the innermost first: 'A.f.', 'A.', ''."""
-    parts = block.qualified_name.split(".") if block.block_type != "module" else []
-    return ["".join(f"{part}." for part in parts[:n]) for n in range(len(parts), -1, -1)]
-
-
-def _join(module: str, name: str) -> str:
-    return f"{module}{name}" if module.endswith(".") else f"{module}.{name}"
-
-
-def _module_names(path: str, known: Mapping[str, object]) -> set[str]:
-    """Dotted names under which a Python file can be imported: from the repository's root, and
-    from the folder that holds its outermost package.
-    """
-    if not path.endswith((".py", ".pyi", ".pyw")):
-        return set()
-    parts = path.rpartition(".")[0].split("/")
-    if parts[-1] == "__init__":
-        parts.pop()
-    if not parts:
-        return set()
-    outermost = posixpath.dirname(path)
-    depth = len([part for part in outermost.split("/") if part])
-    while depth and f"{'/'.join(path.split('/')[:depth])}/__init__.py" in known:
-        depth -= 1
-    return {".".join(parts), ".".join(parts[depth:])} - {""}
+def add_name(names: dict[str, Target | None], name: str, target: Target | None) -> None:
+    """A name that two definitions have means neither; overloads mean what they declare."""
+    if name not in names:
+        names[name] = target
+        return
+    there = names[name]
+    if there is not None and there.kind == "declaration":
+        if target is None or target.kind != "declaration":
+            names[name] = target
+    elif target is None or target.kind != "declaration":
+        names[name] = None

@@ -8,56 +8,17 @@ extract_module_info   source → docstring, imports, constants of the file
 
 from __future__ import annotations
 
-import hashlib
-import multiprocessing
-import signal
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forge_mcp.errors import ForgeError
-from forge_mcp.machine import cores
-from forge_mcp.mining.blocks import MinedBlock, make_blocks
 from forge_mcp.mining.definitions import FileDefinitions, find_definitions
-from forge_mcp.mining.dependencies import Resolver
-from forge_mcp.mining.files import (
-    BOM,
-    SourceFile,
-    decode,
-    list_files,
-    resolve_root,
-    text_skip_reason,
-)
 from forge_mcp.mining.languages import language
-from forge_mcp.mining.languages.base import Import
-from forge_mcp.mining.licenses import license_of_file, license_of_repository
-from forge_mcp.mining.secrets import find_secrets
+from forge_mcp.mining.repository import Mining, Progress, mine_repository
 from forge_mcp.schemas.code_blocks import CodeBlock, RejectedBlock
-from forge_mcp.settings import MiningSettings, Settings, load_settings
+from forge_mcp.settings import Settings
 
-# Change it with anything that changes what is mined from the same files.
-MINING_VERSION = 2
-PARALLEL_FROM_FILES = 200
-CHUNK_FILES = 25
-
-Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class FileResult:
-    """What one file gave, or why it was skipped. It crosses a process border."""
-
-    path: str
-    language: str
-    sha256: str
-    skipped: str = ""
-    blocks: list[MinedBlock] = field(default_factory=list)
-    imports: list[Import] = field(default_factory=list)
-    secrets: int = 0
+BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -79,7 +40,12 @@ class MinedRepository:
 
 
 def parse_repository(
-    repo_path: str | Path, settings: Settings | None = None, progress: Progress | None = None
+    repo_path: str | Path,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    *,
+    cache: Path | None = None,
+    since: str | None = None,
 ) -> MinedRepository:
     """Every definition of a repository.
 
@@ -88,150 +54,36 @@ def parse_repository(
         settings: the repository's own by default; `mining` and `project` count.
         progress: called as (files done, files in all, path) after each file; what it raises
             stops the work.
+        cache: folder in which what was mined is kept for the next time.
+        since: a git revision; only blocks of files that have changed since.
 
     Raises:
-        NotFound, BadInput: the folder is not there or cannot be read.
+        NotFound, BadInput: the folder is not there or cannot be read; an unknown revision.
         Unavailable: the grammar of a language that the repository uses is not installed, or git.
     """
-    root = resolve_root(repo_path)
-    settings = settings or load_settings(root)
-    mining, project = settings.mining, settings.project
-    listing = list_files(root, project.include, project.exclude, mining.max_file_bytes)
-    for name in sorted({file.language for file in listing.files}):
-        _ = language(name).grammar  # a missing one is reported before any work
-    job = _Job(root, mining, project.allow_licenses, license_of_repository(root))
-    results: list[FileResult] = []
-    for result in _mine_all(job, listing.files):
-        results.append(result)
-        if progress is not None:
-            progress(len(results), len(listing.files), result.path)
-    results.sort(key=lambda result: result.path)
-    return _gather(root, results, listing.skipped)
-
-
-def scan_repository(repo_path: str | Path, settings: Settings) -> dict[str, str]:
-    """SHA-256 (hex) of every file that `parse_repository` would read, by path; unreadable: ''.
-
-    Raises:
-        NotFound, BadInput, Unavailable: as `parse_repository`.
-    """
-    root = resolve_root(repo_path)
-    project = settings.project
-    listing = list_files(root, project.include, project.exclude, settings.mining.max_file_bytes)
-    hashes = {}
-    for file in listing.files:
-        try:
-            hashes[file.path] = hashlib.sha256((root / file.path).read_bytes()).hexdigest()
-        except OSError:
-            hashes[file.path] = ""
-    return hashes
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What every file of a repository is mined with."""
-
-    root: Path
-    mining: MiningSettings
-    allow_licenses: list[str]
-    license: str | None
-
-
-def _mine_all(job: _Job, files: list[SourceFile]) -> Iterator[FileResult]:
-    workers = job.mining.workers or cores()
-    if workers == 1 or len(files) <= PARALLEL_FROM_FILES:
-        for file in files:
-            yield mine_file(job, file)
-        return
-    # Spawned, not forked: the caller may have threads (a server) or a GPU open.
-    executor = ProcessPoolExecutor(
-        max_workers=workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_ignore_interrupts,
-    )
-    try:
-        futures: list[Future[list[FileResult]]] = [
-            executor.submit(_mine_chunk, job, files[start : start + CHUNK_FILES])
-            for start in range(0, len(files), CHUNK_FILES)
-        ]
-        for future in as_completed(futures):
-            yield from future.result()
-    except BrokenProcessPool as error:
-        raise ForgeError(
-            "A process that mined files died.",
-            cause="it was killed, perhaps for want of memory",
-            next_step="Run it again with fewer processes: --set mining.workers=1",
-        ) from error
-    finally:  # also on Ctrl-C: what runs finishes its few files, the rest never starts
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process of the terminal; the parent alone decides."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _mine_chunk(job: _Job, files: list[SourceFile]) -> list[FileResult]:
-    return [mine_file(job, file) for file in files]
-
-
-def mine_file(job: _Job, file: SourceFile) -> FileResult:
-    """One file: read, decoded, parsed, walked. Never raises for what the file holds."""
-    try:
-        data = (job.root / file.path).read_bytes()
-    except OSError:
-        return FileResult(file.path, file.language, "", skipped="unreadable")
-    digest = hashlib.sha256(data).hexdigest()
-    decoded = decode(data, file.language)
-    reason = text_skip_reason(data, decoded)
-    if reason or decoded is None:
-        return FileResult(file.path, file.language, digest, skipped=reason)
-    spoken = language(file.language)
-    tree = spoken.parse(decoded.utf8)
-    if tree.root_node.has_error:
-        return FileResult(file.path, file.language, digest, skipped="syntax_error")
-    found = find_definitions(tree, decoded.utf8, spoken)
-    secrets = find_secrets(decoded.text)
-    blocks = make_blocks(
-        file.path,
-        spoken,
-        decoded,
-        found,
-        secrets,
-        license_of_file(decoded.text) or job.license,
-        job.mining,
-        job.allow_licenses,
-    )
-    return FileResult(file.path, file.language, digest, "", blocks, found.imported, len(secrets))
-
-
-def _gather(root: Path, results: list[FileResult], skipped: Counter[str]) -> MinedRepository:
-    mined = [result for result in results if not result.skipped]
-    every = [block for result in mined for block in result.blocks]
-    resolver = Resolver(
-        (entry.block for entry in every), {result.path: result.imports for result in mined}
-    )
     blocks: list[CodeBlock] = []
     rejected: list[RejectedBlock] = []
-    for entry in every:
-        entry.block.dependencies = resolver.dependencies(entry.block)
-        if entry.reasons:
-            fields = entry.block.model_dump()
-            rejected.append(RejectedBlock(**fields, reasons=entry.reasons))
-        else:
-            blocks.append(entry.block)
-    reasons = Counter(reason for entry in every for reason in entry.reasons)
-    skipped = skipped + Counter(result.skipped for result in results if result.skipped)
+    with mine_repository(repo_path, settings, progress, cache=cache, since=since) as mining:
+        for trained, others in mining.lines():
+            blocks += [CodeBlock.model_validate_json(line) for line in trained.splitlines()]
+            rejected += [RejectedBlock.model_validate_json(line) for line in others.splitlines()]
+        return _result(mining, blocks, rejected)
+
+
+def _result(
+    mining: Mining, blocks: list[CodeBlock], rejected: list[RejectedBlock]
+) -> MinedRepository:
+    counts = mining.counts
     return MinedRepository(
-        root=root,
+        root=mining.root,
         blocks=blocks,
         rejected=rejected,
-        files=len(mined),
-        languages=dict(sorted(Counter(block.language for block in blocks).items())),
-        rejected_reasons=dict(sorted(reasons.items())),
-        skipped_files=dict(sorted(skipped.items())),
-        secrets_redacted=sum(result.secrets for result in mined),
-        hashes={result.path: result.sha256 for result in results},
+        files=counts.files,
+        languages=dict(sorted(counts.languages.items())),
+        rejected_reasons=dict(sorted(counts.reasons.items())),
+        skipped_files=dict(sorted(counts.skipped.items())),
+        secrets_redacted=counts.secrets,
+        hashes=mining.hashes,
     )
 
 
@@ -239,11 +91,11 @@ def _gather(root: Path, results: list[FileResult], skipped: Counter[str]) -> Min
 
 
 def _definitions(code_bytes: bytes, language_name: str) -> tuple[FileDefinitions, bytes]:
-    """Definitions of source text; those with a syntax error inside are left out."""
+    """Definitions of source text; those with a syntax error in or around them are left out."""
     spoken = language(language_name)
     source = code_bytes.removeprefix(BOM).decode("utf-8", errors="replace").encode()
     found = find_definitions(spoken.parse(source), source, spoken)
-    found.definitions = [d for d in found.definitions if not d.has_error]
+    found.definitions = [d for d in found.definitions if not (d.has_error or d.in_error)]
     return found, source
 
 
@@ -311,8 +163,8 @@ def extract_module_info(code_bytes: bytes, language: str = "python") -> dict[str
     top = [d for d in found.definitions if d.parent is None]
     return {
         "docstring": found.docstring,
-        "imports": list(dict.fromkeys(statement.text for statement in found.imports)),
-        "dependencies": list(dict.fromkeys(name.module for name in found.imported)),
+        "imports": list(dict.fromkeys(filter(None, (i.text for i in found.imports)))),
+        "dependencies": list(dict.fromkeys(filter(None, (name.module for name in found.imported)))),
         "constants": [{"name": name, "value": value} for name, value in found.constants],
         "functions": [d.name for d in top if d.kind == "function"],
         "classes": [d.name for d in top if d.kind == "class"],

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from forge_mcp.errors import BadInput
 from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, overlay, skill
 from forge_mcp.settings import Settings
-from forge_mcp.workspace import hash_inputs, write_jsonl
+from forge_mcp.workspace import hash_inputs
+
+if TYPE_CHECKING:
+    from forge_mcp.mining.repository import Counts, Mining
 
 
 class ExtractRequest(SkillRequest):
@@ -27,6 +30,10 @@ class ExtractRequest(SkillRequest):
     require_docstring: bool | None = Field(
         default=None, description="Train only on documented definitions (setting of the project)."
     )
+    since: str | None = Field(
+        default=None,
+        description="A git revision: only definitions of files that have changed since.",
+    )
 
 
 class ExtractResult(SkillResult):
@@ -40,6 +47,12 @@ class ExtractResult(SkillResult):
     languages: dict[str, int] = Field(description="Blocks that will be trained on, by language.")
     skipped_files: dict[str, int] = Field(description="Files that were not mined, by reason.")
     secrets_redacted: int = Field(description="Credentials that were replaced by placeholders.")
+    broken_files: int = Field(
+        default=0, description="Files with a syntax error; what is whole in them was mined."
+    )
+    advice: list[str] = Field(
+        default_factory=list, description="Which option would train on more, and on how much."
+    )
     seconds: float = Field(description="Time that the mining took.")
 
 
@@ -56,12 +69,14 @@ def extract(request: ExtractRequest, context: SkillContext) -> ExtractResult:
     Use this when a repository shall be learned from, searched, or when its code has changed: it is
     the first step, before synthesize. Every function, method, class and module header becomes
     one block with its signature, docstring, calls and exact lines. Credentials are replaced by
-    placeholders; generated, vendored and broken files are skipped and counted. Python, JavaScript,
-    TypeScript, TSX, Go and Java are understood. The same files give the same corpus: asked twice,
-    it answers at once.
+    placeholders; generated and vendored files are skipped and counted. Python, JavaScript,
+    TypeScript, Go and Java are understood best; Rust, C, C++, Ruby, C#, PHP, Kotlin, Scala, Swift
+    and Bash as well. Only files that have changed are read again, and the same files give the
+    same corpus.
     """
-    from forge_mcp.mining.files import repository_state, resolve_root
-    from forge_mcp.mining.miner import parse_repository, scan_repository
+    from forge_mcp.mining.files import resolve_root
+    from forge_mcp.mining.git import repository_state
+    from forge_mcp.mining.repository import mine_repository
 
     started = time.monotonic()
     here = context.repository if request.repo == "." and context.repository else request.repo
@@ -78,41 +93,67 @@ def extract(request: ExtractRequest, context: SkillContext) -> ExtractResult:
     )
     workspace, project = context.workspace, context.project
     context.progress(0, None, f"listing the files of {root.name}")
-    inputs_hash = _inputs_hash(scan_repository(root, settings), root, settings)
-    known = workspace.find("corpus", project, inputs_hash)
-    if known is not None:
-        context.log(f"Nothing has changed since {known.id} was made.")
-        return ExtractResult.model_validate(known.manifest.result)
-
     state = repository_state(root)
-    mined = parse_repository(root, settings, progress=context.progress)
-    if not mined.blocks:
-        raise _nothing_found(root, mined.files, mined.skipped_files, mined.rejected_reasons)
-    inputs_hash = _inputs_hash(mined.hashes, root, settings)  # of what was read in the end
-    corpus_id = workspace.new_id("corpus", project, inputs_hash)
-    with workspace.stage("corpus", project) as staged:
-        write_jsonl(staged.path / "blocks.jsonl", mined.blocks)
-        write_jsonl(staged.path / "rejected.jsonl", mined.rejected)
-        result = ExtractResult(
-            corpus_id=corpus_id,
-            path=str(workspace.folder("corpus") / corpus_id),
-            files=mined.files,
-            blocks=len(mined.blocks),
-            rejected=mined.rejected_reasons,
-            languages=mined.languages,
-            skipped_files=mined.skipped_files,
-            secrets_redacted=mined.secrets_redacted,
-            seconds=round(time.monotonic() - started, 3),
-        )
-        staged.commit(
-            id=corpus_id,
-            inputs_hash=inputs_hash,
-            repository=state,
-            settings=_deciding(settings),
-            result=result.model_dump(mode="json"),
-        )
+    with mine_repository(
+        root,
+        settings,
+        context.progress,
+        cache=workspace.home / "cache" / "mining",
+        since=request.since,
+    ) as mining:
+        if mining.cache is None:
+            context.log(f"Another process is mining {root}: its cache is done without.")
+        inputs_hash = _inputs_hash(mining, settings)
+        known = workspace.find("corpus", project, inputs_hash)
+        if known is not None:
+            context.log(f"Nothing has changed since {known.id} was made.")
+            return ExtractResult.model_validate(known.manifest.result)
+        corpus_id = workspace.new_id("corpus", project, inputs_hash)
+        with workspace.stage("corpus", project) as staged:
+            with (
+                (staged.path / "blocks.jsonl").open("wb") as blocks,
+                (staged.path / "rejected.jsonl").open("wb") as rejected,
+            ):
+                for trained, others in mining.lines():
+                    blocks.write(trained)
+                    rejected.write(others)
+            counts = mining.counts
+            if not counts.blocks:
+                raise _nothing_found(root, counts, request.since)
+            result = ExtractResult(
+                corpus_id=corpus_id,
+                path=str(workspace.folder("corpus") / corpus_id),
+                files=counts.files,
+                blocks=counts.blocks,
+                rejected=dict(sorted(counts.reasons.items())),
+                languages=dict(sorted(counts.languages.items())),
+                skipped_files=dict(sorted(counts.skipped.items())),
+                secrets_redacted=counts.secrets,
+                broken_files=counts.broken_files,
+                advice=_advice(counts),
+                seconds=round(time.monotonic() - started, 3),
+            )
+            staged.commit(
+                id=corpus_id,
+                inputs_hash=inputs_hash,
+                repository=state,
+                settings=_deciding(settings),
+                result=result.model_dump(mode="json"),
+            )
     context.log(f"{corpus_id}: {result.blocks} blocks from {result.files} files.")
+    for line in result.advice:
+        context.log(line)
     return result
+
+
+def _advice(counts: Counts) -> list[str]:
+    """Where much falls for one reason alone, the option that keeps it."""
+    if counts.undocumented <= counts.blocks // 4:
+        return []
+    return [
+        f"{counts.undocumented} blocks fall only for want of a docstring; "
+        "--no-require-docstring trains on them too."
+    ]
 
 
 def _deciding(settings: Settings) -> dict[str, Any]:
@@ -123,26 +164,31 @@ def _deciding(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _inputs_hash(hashes: dict[str, str], root: Path, settings: Settings) -> str:
-    from forge_mcp.mining.licenses import license_of_repository
-    from forge_mcp.mining.miner import MINING_VERSION
+def _inputs_hash(mining: Mining, settings: Settings) -> str:
+    from forge_mcp.mining.repository import MINING_VERSION
 
     return hash_inputs(
         {
             "version": MINING_VERSION,
-            "files": hashes,
-            "license": license_of_repository(root),
+            "files": mining.hashes,
+            "only": sorted(mining.only) if mining.only is not None else None,
+            "licenses": mining.licenses,
             "settings": _deciding(settings),
         }
     )
 
 
-def _nothing_found(
-    root: Path, files: int, skipped: dict[str, int], rejected: dict[str, int]
-) -> BadInput:
+def _nothing_found(root: Path, found: Counts, since: str | None) -> BadInput:
     from forge_mcp.mining.languages import EXTENSIONS
 
-    counts = [f"{number} {reason}" for reason, number in {**skipped, **rejected}.items()]
+    files = found.files
+    counts = [f"{number} {reason}" for reason, number in (found.skipped + found.reasons).items()]
+    if since is not None and not files:
+        return BadInput(
+            f"No file with code has changed in {root} since {since}.",
+            cause="git lists none that can be mined",
+            next_step="Give an older revision, or leave --since out.",
+        )
     if files:
         return BadInput(
             f"No definition in {root} passes the filters.",
@@ -153,6 +199,6 @@ def _nothing_found(
         f"There is no code in {root} that can be mined.",
         cause=f"looked for {', '.join(sorted(EXTENSIONS))}; skipped files: "
         f"{', '.join(counts) or 'none'}",
-        next_step="Give the folder of a repository in Python, JavaScript, TypeScript, Go or Java, "
-        "or change include and exclude in its forge.toml.",
+        next_step="Give the folder of a repository in a language that can be mined, or change "
+        "include and exclude in its forge.toml.",
     )

@@ -48,6 +48,7 @@ from forge_mcp.workspace import (
 )
 
 DAY = 24 * 3600.0
+CACHE_DAYS = 30.0  # a cache only costs disk; without it the next extract takes seconds more
 WORD = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")  # the shape of an id
 
 
@@ -72,10 +73,13 @@ class Removed(Schema):
     """Something that goes, or would go."""
 
     id: str
-    kind: ArtifactKind | Literal["unfinished", "staging"] = Field(
-        description="unfinished: a run that was stopped; staging: what a killed writer left."
+    kind: ArtifactKind | Literal["unfinished", "staging", "cache"] = Field(
+        description="unfinished: a run that was stopped; staging: what a killed writer left; "
+        "cache: what extract knows of a repository that was long not mined."
     )
-    project: str = Field(description="Its short form for 'unfinished', empty for 'staging'.")
+    project: str = Field(
+        description="Its short form for 'unfinished', empty for 'staging' and 'cache'."
+    )
     bytes: int
     reason: str
 
@@ -255,6 +259,11 @@ def _leftovers(
                 old = time.time() - path.stat().st_mtime >= STALE_STAGING_SECONDS
                 if old and not is_held(path):
                     going.append(_leftover_goes(path, "staging", "", "its writer was killed"))
+        for path in _entries(home / "cache" / "mining"):
+            days = (time.time() - max(one.stat().st_mtime for one in (path, *path.iterdir()))) / DAY
+            if days >= max(request.older_than_days, CACHE_DAYS) and not is_held(path):
+                reason = f"its repository was last mined {days:.0f} days ago"
+                going.append(_leftover_goes(path, "cache", "", reason))
     return going, waiting
 
 
@@ -419,7 +428,7 @@ def _artifact_goes(artifact: Artifact) -> Going:
 
 
 def _leftover_goes(
-    path: Path, kind: Literal["unfinished", "staging"], project: str, reason: str
+    path: Path, kind: Literal["unfinished", "staging", "cache"], project: str, reason: str
 ) -> Going:
     size = _size(path)
     return Going(path, Removed(id=path.name, kind=kind, project=project, bytes=size, reason=reason))

@@ -475,6 +475,22 @@ def test_what_killed_writers_left_goes_and_living_ones_are_left_alone(
     assert sorted(staging.iterdir()) == [fresh, living]
 
 
+def test_caches_of_repositories_that_are_long_not_mined_go(workspace: Workspace) -> None:
+    caches = workspace.home / "cache" / "mining"
+    old, living, recent = (caches / name for name in ("old", "living", "recent"))
+    for folder, days in ((old, 40), (living, 40), (recent, 20)):
+        folder.mkdir(parents=True)
+        (folder / "mining.db").write_bytes(b"x" * 700)
+        for path in (folder / "mining.db", folder):
+            os.utime(path, (NOW - days * 86400, NOW - days * 86400))
+    with FileLock(living, folder=True) as lock:
+        assert lock.acquire()
+        assert gone(clean(workspace, "p")) == [], "a cache belongs to no project"
+        result = clean(workspace)
+    assert [(one.id, one.kind, one.bytes) for one in result.removed] == [("old", "cache", 700)]
+    assert sorted(caches.iterdir()) == [living, recent]
+
+
 # -- damage, kills, crowds -------------------------------------------------------------------------
 
 

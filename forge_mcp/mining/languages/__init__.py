@@ -7,15 +7,23 @@ from pathlib import PurePosixPath
 
 from forge_mcp.errors import BadInput
 from forge_mcp.mining.languages.base import Language
+from forge_mcp.mining.languages.bash import Bash
+from forge_mcp.mining.languages.csharp import CSharp
 from forge_mcp.mining.languages.go import Go
 from forge_mcp.mining.languages.java import Java
 from forge_mcp.mining.languages.javascript import JavaScript
+from forge_mcp.mining.languages.kotlin import Kotlin
+from forge_mcp.mining.languages.php import Php
 from forge_mcp.mining.languages.python import Python
+from forge_mcp.mining.languages.ruby import Ruby
 from forge_mcp.mining.languages.typescript import Tsx, TypeScript
 
 LANGUAGES: dict[str, type[Language]] = {
-    kind.name: kind for kind in (Python, JavaScript, TypeScript, Tsx, Go, Java)
+    kind.name: kind
+    for kind in (Python, JavaScript, TypeScript, Tsx, Go, Java, CSharp, Ruby, Php, Kotlin, Bash)
 }
+# Their names are resolved through imports and scopes to the blocks that they mean.
+FIRST_TIER = frozenset({"python", "javascript", "typescript", "tsx", "go", "java"})
 EXTENSIONS: dict[str, str] = {
     extension: kind.name for kind in LANGUAGES.values() for extension in kind.extensions
 }
@@ -42,4 +50,4 @@ def language_of(path: str) -> str | None:
     return EXTENSIONS.get(PurePosixPath(path).suffix.lower())
 
 
-__all__ = ["EXTENSIONS", "LANGUAGES", "Language", "language", "language_of"]
+__all__ = ["EXTENSIONS", "FIRST_TIER", "LANGUAGES", "Language", "language", "language_of"]

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import ClassVar
 
 from tree_sitter import Node
 
 from forge_mcp.mining.languages.base import (
-    ANONYMOUS,
-    BRANCH,
-    CALL,
-    IMPORT,
-    LOGICAL,
-    OPEN,
-    RETURN,
     Described,
     Import,
     Language,
     Opened,
     Parameter,
-    clean_block_comment,
-    dotted,
+    first_child,
     of_type,
-    path_has_folder,
     text,
     text_between,
 )
+from forge_mcp.schemas.code_blocks import BlockType
 
 DIRECTIVE = re.compile(r"//(?:go:|nolint|\s*\+build|export |line )")
 
@@ -38,101 +29,84 @@ class Go(Language):
     name = "go"
     extensions: ClassVar[tuple[str, ...]] = (".go",)
     package = "tree-sitter-go"
-    roles: ClassVar[dict[str, frozenset[str]]] = {
-        OPEN: frozenset(
-            {"function_declaration", "method_declaration", "type_spec", "type_alias", "var_spec"}
-        ),
-        ANONYMOUS: frozenset({"func_literal"}),
-        CALL: frozenset({"call_expression"}),
-        RETURN: frozenset({"return_statement"}),
-        BRANCH: frozenset(
-            {
-                "if_statement",
-                "for_statement",
-                "expression_case",
-                "type_case",
-                "communication_case",
-            }
-        ),
-        LOGICAL: frozenset({"binary_expression"}),
-        IMPORT: frozenset({"import_spec"}),
+    definitions: ClassVar[dict[str, tuple[BlockType, str]]] = {
+        "function_declaration": ("function", ""),
+        "method_declaration": ("method", ""),
+        "type_spec": ("class", "type"),
+        "type_alias": ("class", "type"),
+        "func_literal": ("function", ""),
     }
+    anonymous: ClassVar[frozenset[str]] = frozenset({"func_literal"})
+    calls: ClassVar[frozenset[str]] = frozenset({"call_expression"})
+    returns: ClassVar[frozenset[str]] = frozenset({"return_statement"})
+    branches: ClassVar[frozenset[str]] = frozenset(
+        {"if_statement", "for_statement", "expression_case", "type_case", "communication_case"}
+    )
+    logical: ClassVar[frozenset[str]] = frozenset({"binary_expression"})
+    imports_at: ClassVar[frozenset[str]] = frozenset({"import_spec"})
+    plain_comments_document: ClassVar[bool] = True
+    return_fields: ClassVar[tuple[str, ...]] = ("result",)
+    test_paths: ClassVar[re.Pattern[str]] = re.compile(r"_test\.go$|(?:^|/)testdata/")
 
     def opens(self, node: Node) -> Opened | None:
         """Declarations; types also inside functions, variables only at package level."""
+        if node.type == "func_literal":
+            return _variable(node)
         name = text(node.child_by_field_name("name"))
+        if not name:
+            return None
         if node.type == "function_declaration":
             return Opened("function", name, node, node)
         if node.type == "method_declaration":
-            return Opened("method", name, node, node, prefix=_receiver(node))
-        outer = _whole_declaration(node)
-        if node.type == "var_spec":
-            values = node.child_by_field_name("value")
-            value = values.named_child(0) if values is not None else None
-            top = outer.parent is not None and outer.parent.type == "source_file"
-            if value is None or value.type != "func_literal" or not top:
-                return None
-            return Opened("function", name, value, outer)
+            receiver, prefix = _receiver(node)
+            return Opened("method", name, node, node, prefix=prefix, receiver=receiver)
         kind = node.child_by_field_name("type")
         label = kind.type.removesuffix("_type") if kind is not None else ""
         return Opened(
             "class",
             name,
             node,
-            outer,
+            _whole_declaration(node),
             label=label if label in ("struct", "interface") else "type",
         )
 
-    def describe(self, opened: Opened, first: Node, in_class: bool) -> Described:
-        """Signature up to the body; the comment lines right above as the docstring."""
-        node = opened.function
-        body = node.child_by_field_name("body")
-        end = body.start_byte if body is not None else opened.outer.end_byte
-        described = Described(
-            signature=text_between(opened.outer, opened.outer.start_byte, end).strip(),
-            docstring=_docstring(first, opened.outer),
+    def describe(self, opened: Opened, first: Node) -> Described:
+        """Signature up to the body, or up to the brace of a struct or an interface."""
+        if opened.kind != "class":
+            return super().describe(opened, first)
+        outer, kind = opened.outer, opened.function.child_by_field_name("type")
+        end = outer.end_byte
+        if kind is not None and opened.label in ("struct", "interface"):
+            end = kind.start_byte + len(text(kind).partition("{")[0].encode())
+        return Described(
+            signature=text_between(outer, outer.start_byte, end).strip(),
+            docstring=self.docstring(opened, first),
+            bases=_embedded(kind),
         )
-        if opened.kind == "class":
-            kind = node.child_by_field_name("type")
-            if kind is not None and opened.label in ("struct", "interface"):
-                open_brace = text(kind).find("{")
-                end = kind.start_byte + len(text(kind)[:open_brace].encode())
-                described.signature = text_between(
-                    opened.outer, opened.outer.start_byte, end
-                ).strip()
-            described.bases = _embedded(kind)
-            return described
-        described.parameters = _parameters(node.child_by_field_name("parameters"))
-        described.returns = text(node.child_by_field_name("result"))
-        return described
 
-    def is_doc_comment(self, comment: Node) -> bool:
-        """Every comment right above a declaration, but for directives."""
-        return not DIRECTIVE.match(text(comment))
+    def body(self, node: Node) -> Node | None:
+        """The body of a function; the type that a type declaration gives a name."""
+        return node.child_by_field_name("body") or node.child_by_field_name("type")
 
-    def _belongs(self, before: Node, first: Node) -> bool:
-        behind = before.prev_sibling
-        return (
-            before.type == "comment"
-            and self.is_doc_comment(before)
-            and before.end_point.row + 1 == first.start_point.row
-            and not (behind is not None and behind.end_point.row == before.start_point.row)
-        )
+    def is_directive(self, comment: str) -> bool:
+        """`//go:build` and the like."""
+        return bool(DIRECTIVE.match(comment))
 
     def file_docstring(self, root: Node) -> tuple[Node | None, str]:
         """The comment right above the package clause."""
         clause = of_type(root.children, "package_clause")
         if not clause:
             return None, ""
-        first = self.first_node(Opened(None, "", clause[0], clause[0]))
+        opened = Opened(None, "", clause[0], clause[0])
+        first = self.first_node(opened)
         if first.id == clause[0].id:
             return None, ""
-        return first, _docstring(first, clause[0])
+        return first, self.docstring(opened, first)
 
-    def statements(self, function: Node) -> list[Node]:
+    def statements(self, function: Node) -> list[Node] | None:
         """The body's statements (the grammar wraps them in a list)."""
         found = super().statements(function)
-        if len(found) == 1 and found[0].type == "statement_list":
+        if found is not None and len(found) == 1 and found[0].type == "statement_list":
             return [child for child in found[0].named_children if child.type != "comment"]
         return found
 
@@ -144,13 +118,17 @@ class Go(Language):
             for child in of_type(kind.named_children if kind is not None else [], "method_elem")
         ]
 
-    def callee(self, node: Node) -> str:
-        """`fmt.Errorf` of `fmt.Errorf(x)`."""
-        return dotted(node.child_by_field_name("function"))
-
-    def raised(self, node: Node) -> str:
-        """Go raises nothing: it returns errors."""
-        return ""
+    def parameters(self, node: Node) -> list[Parameter]:
+        """Named parameters; `a, b int` are two."""
+        listed = node.child_by_field_name("parameters")
+        found = []
+        for child in listed.named_children if listed is not None else []:
+            variadic = child.type == "variadic_parameter_declaration"
+            annotation = text(child.child_by_field_name("type"))
+            for name in of_type(child.children_by_field_name("name"), "identifier"):
+                kind = "var_positional" if variadic else "positional_only"
+                found.append(Parameter(text(name), annotation, "", kind))
+        return found
 
     def imports(self, node: Node) -> list[Import]:
         """`alias "path"`; without an alias the path's last part (not a /v2) is the name."""
@@ -171,60 +149,45 @@ class Go(Language):
                 found.append((text(names[0]), text(values)))
         return found
 
-    def is_private(self, name: str, opened_text: str) -> bool:
+    def is_private(self, name: str, signature: str) -> bool:
         """Unexported: no upper-case first letter."""
         return not name[:1].isupper()
 
-    def is_test(self, name: str, kind: str, decorators: Sequence[str]) -> bool:
-        """The file's name decides."""
-        return False
 
-    def is_test_file(self, path: str) -> bool:
-        """`x_test.go`, `testdata/`."""
-        return path.endswith("_test.go") or path_has_folder(path, "testdata")
+def _variable(function: Node) -> Opened | None:
+    """`var f = func() {…}` at package level."""
+    listed = function.parent
+    spec = listed.parent if listed is not None and listed.type == "expression_list" else None
+    if spec is None or spec.type != "var_spec":
+        return None
+    outer = _whole_declaration(spec)
+    top = outer.parent is not None and outer.parent.type == "source_file"
+    in_list = outer.id == spec.id  # within 'var ( … )'
+    values = spec.child_by_field_name("value")
+    if values is None or values.named_child_count != 1 or not (top or in_list):
+        return None
+    return Opened("function", text(spec.child_by_field_name("name")), function, outer)
 
 
 def _whole_declaration(spec: Node) -> Node:
     """`type T struct {…}`, or the spec alone where a declaration in parentheses has several."""
     parent = spec.parent
     if parent is not None and parent.type == "var_spec_list":
-        parent = parent.parent
+        return spec
     if parent is None or not parent.type.endswith("_declaration"):
         return spec
     return spec if any(child.type == "(" for child in parent.children) else parent
 
 
-def _receiver(node: Node) -> str:
-    """`Foo` of `func (f *Foo[T]) …`."""
+def _receiver(node: Node) -> tuple[str, str]:
+    """('f', 'Foo') of `func (f *Foo[T]) …`."""
     listed = node.child_by_field_name("receiver")
-    parameter = listed.named_child(0) if listed is not None else None
-    kind = text(parameter.child_by_field_name("type")) if parameter is not None else ""
-    return kind.lstrip("*( ").split("[")[0].rstrip(") ")
-
-
-def _docstring(first: Node, outer: Node) -> str:
-    lines = []
-    node: Node | None = first
-    while node is not None and node.id != outer.id and node.type == "comment":
-        comment = text(node)
-        if comment.startswith("//"):
-            lines.append(comment[2:].removeprefix(" ").rstrip())
-        else:
-            lines.append(clean_block_comment(comment))
-        node = node.next_sibling
-    return "\n".join(lines).strip()
-
-
-def _parameters(node: Node | None) -> list[Parameter]:
-    """Named parameters; `a, b int` are two."""
-    found = []
-    for child in node.named_children if node else []:
-        variadic = child.type == "variadic_parameter_declaration"
-        annotation = text(child.child_by_field_name("type"))
-        for name in of_type(child.children_by_field_name("name"), "identifier"):
-            kind = "var_positional" if variadic else "positional_only"
-            found.append(Parameter(text(name), annotation, "", kind))
-    return found
+    parameter = first_child(listed)
+    if parameter is None:
+        return "", ""
+    kind = text(parameter.child_by_field_name("type"))
+    name = text(parameter.child_by_field_name("name"))
+    return name, kind.lstrip("*( ").split("[")[0].rstrip(") ")
 
 
 def _embedded(kind: Node | None) -> list[str]:

@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import ClassVar
 
 from tree_sitter import Node
 
+from forge_mcp.mining.comments import clean_block_comment
 from forge_mcp.mining.languages.base import (
-    ANONYMOUS,
-    BRANCH,
-    CALL,
-    DECORATOR,
-    IMPORT,
-    LOGICAL,
-    OPEN,
-    RAISE,
-    RETURN,
     Described,
     Import,
     Language,
     Opened,
     Parameter,
-    clean_block_comment,
-    dotted,
-    named_type,
+    first_child,
     of_type,
-    path_has_folder,
     text,
-    text_between,
 )
+from forge_mcp.schemas.code_blocks import BlockType
 
-FUNCTION_VALUES = frozenset({"arrow_function", "function_expression", "generator_function"})
-CLASS_VALUES = frozenset({"class"})
+DOTTED = re.compile(r"[A-Za-z_$#][\w$]*(?:\??\.#?[A-Za-z_$][\w$]*)*")
 DECLARATIONS = frozenset({"lexical_declaration", "variable_declaration"})
 FILE_COMMENT = re.compile(r"@(?:file|fileoverview|overview|module|packageDocumentation)\b")
+# What a file is told to export or to make global says nothing of the definition's own name.
+HOLDERS = frozenset({"prototype", "module", "exports", "this", "window", "globalThis", "self"})
 
 
 class JavaScript(Language):
@@ -45,162 +34,159 @@ class JavaScript(Language):
     extensions: ClassVar[tuple[str, ...]] = (".js", ".jsx", ".mjs", ".cjs")
     package = "tree-sitter-javascript"
     comments: ClassVar[frozenset[str]] = frozenset({"comment", "hash_bang_line", "html_comment"})
-    roles: ClassVar[dict[str, frozenset[str]]] = {
-        OPEN: frozenset(
-            {
-                "function_declaration",
-                "generator_function_declaration",
-                "class_declaration",
-                "class",
-                "method_definition",
-                "variable_declarator",
-                "assignment_expression",
-                "field_definition",
-                "pair",
-                "function_expression",
-                "generator_function",
-                "export_statement",
-            }
-        ),
-        ANONYMOUS: frozenset({"arrow_function"}),
-        CALL: frozenset({"call_expression", "new_expression"}),
-        RAISE: frozenset({"throw_statement"}),
-        RETURN: frozenset({"return_statement"}),
-        BRANCH: frozenset(
-            {
-                "if_statement",
-                "for_statement",
-                "for_in_statement",
-                "while_statement",
-                "do_statement",
-                "catch_clause",
-                "ternary_expression",
-                "switch_case",
-            }
-        ),
-        LOGICAL: frozenset({"binary_expression"}),
-        IMPORT: frozenset({"import_statement", "variable_declarator"}),
-        DECORATOR: frozenset({"decorator"}),
+    definitions: ClassVar[dict[str, tuple[BlockType, str]]] = {
+        "function_declaration": ("function", ""),
+        "generator_function_declaration": ("function", ""),
+        "function_expression": ("function", ""),
+        "generator_function": ("function", ""),
+        "arrow_function": ("function", ""),
+        "method_definition": ("method", ""),
+        "class_declaration": ("class", ""),
+        "class": ("class", ""),
     }
+    containers: ClassVar[frozenset[str]] = frozenset({"object"})
+    anonymous: ClassVar[frozenset[str]] = frozenset(
+        {"arrow_function", "function_expression", "generator_function"}
+    )
+    calls: ClassVar[frozenset[str]] = frozenset({"call_expression", "new_expression"})
+    raises: ClassVar[frozenset[str]] = frozenset({"throw_statement"})
+    returns: ClassVar[frozenset[str]] = frozenset({"return_statement"})
+    branches: ClassVar[frozenset[str]] = frozenset(
+        {
+            "if_statement",
+            "for_statement",
+            "for_in_statement",
+            "while_statement",
+            "do_statement",
+            "catch_clause",
+            "ternary_expression",
+            "switch_case",
+        }
+    )
+    logical: ClassVar[frozenset[str]] = frozenset({"binary_expression"})
+    imports_at: ClassVar[frozenset[str]] = frozenset(
+        {"import_statement", "export_statement", "variable_declarator"}
+    )
+    decorators: ClassVar[frozenset[str]] = frozenset({"decorator"})
+    test_paths: ClassVar[re.Pattern[str]] = re.compile(
+        r"(?:^|/)(?:__tests__|__mocks__|tests?|e2e)/|[.\-_](?:test|spec|e2e)\.\w+$"
+    )
 
     def opens(self, node: Node) -> Opened | None:
         """Declarations, methods, and values with a name; anonymous functions open nothing."""
         kind = node.type
-        name = node.child_by_field_name("name")
-        if kind in ("function_declaration", "generator_function_declaration"):
-            return Opened("function", text(name), node, _exported(node))
-        if kind == "class_declaration":
-            return Opened("class", text(name), node, _exported(node))
+        if kind == "object":
+            held = self._bound(node, None)
+            if held is not None:
+                held.is_scope = False
+            return held
+        block, label = self.definitions[kind]
         if kind == "method_definition":
-            return Opened("method", text(name), node, node)
-        if kind == "export_statement":
-            value = node.child_by_field_name("value")  # export default <expression>
-            return _bound("default", value, node) if _is_definition(value) else None
-        if kind == "variable_declarator":
-            return _bound(text(name), node.child_by_field_name("value"), _declaration(node))
-        if kind in ("field_definition", "public_field_definition"):
-            field = node.child_by_field_name("property") or name
-            value = node.child_by_field_name("value")
-            opened = _bound(text(field), value, node)
-            if opened and opened.kind == "function":
-                opened.kind = "method"
-            return opened
-        if kind == "pair":
-            key = text(node.child_by_field_name("key")).strip("'\"")
-            return _bound(key, node.child_by_field_name("value"), node)
-        if kind == "assignment_expression":
-            return _assigned(node)
-        # A function or class expression with a name of its own, bound to nothing.
-        if name is not None:
-            return Opened("class" if kind == "class" else "function", text(name), node, node)
-        return None
+            return Opened("method", text(node.child_by_field_name("name")), node, node)
+        if kind.endswith("_declaration"):
+            name = text(node.child_by_field_name("name"))
+            return Opened(block, name, node, _exported(node), label=label) if name else None
+        opened = self._bound(node, block)
+        if opened is None and (name := text(node.child_by_field_name("name"))):
+            return Opened(block, name, node, node)  # it has a name of its own
+        return opened
 
-    def describe(self, opened: Opened, first: Node, in_class: bool) -> Described:
-        """Signature from the declaration's start to its body; JSDoc as the docstring."""
-        node = opened.function
-        decorated = [opened.outer, node] if node.id != opened.outer.id else [node]
-        inside = [c for owner in decorated for c in of_type(owner.children, "decorator")]
-        inside += _preceding_decorators(opened.outer)
-        inside.sort(key=lambda child: child.start_byte)
-        start = opened.outer.start_byte
-        for decorator in inside:
-            if (
-                start <= decorator.start_byte
-                and not text_between(opened.outer, start, decorator.start_byte).strip()
-            ):
-                start = decorator.end_byte
-        body = node.child_by_field_name("body") or node.child_by_field_name("value")
-        whole = body is None or opened.label == "type"
-        end = opened.outer.end_byte if whole or body is None else body.start_byte
-        comment = first if first.type == "comment" else None
-        described = Described(
-            signature=text_between(opened.outer, start, end).strip(),
-            docstring=clean_block_comment(text(comment)) if comment is not None else "",
-            decorators=[text(child)[1:].strip() for child in inside],
-        )
-        if opened.kind == "class":
-            described.bases = self._bases(node)
-            return described
-        described.parameters = self._parameters(node)
-        described.returns = _annotation(node.child_by_field_name("return_type"))
-        described.extra["is_async"] = any(child.type == "async" for child in node.children)
+    def _bound(self, value: Node, kind: BlockType | None) -> Opened | None:
+        """A function, class or object that its surroundings bind to a name."""
+        parent = value.parent
+        while parent is not None and parent.type in ("parenthesized_expression", "as_expression"):
+            parent = parent.parent
+        if parent is None:
+            return None
+        where, name, outer = parent.type, "", parent
+        if where == "variable_declarator":
+            name, outer = text(parent.child_by_field_name("name")), _declaration(parent)
+        elif where == "pair":
+            name = text(parent.child_by_field_name("key")).strip("'\"`")
+        elif where in ("field_definition", "public_field_definition"):
+            named = parent.child_by_field_name("property") or parent.child_by_field_name("name")
+            name = text(named)
+            kind = "method" if kind == "function" else kind
+        elif where == "assignment_expression":
+            right = parent.child_by_field_name("right")
+            inside = right is not None and right.start_byte <= value.start_byte
+            return _assigned(value, parent, kind) if inside else None
+        elif where == "export_statement" and kind is not None:  # export default <expression>
+            name = text(value.child_by_field_name("name")) or "default"
+        if not name or not name.isprintable() or name[0] in "{[":
+            return None
+        return Opened(kind, name, value, outer)
+
+    def describe(self, opened: Opened, first: Node) -> Described:
+        """Also whether a function is asynchronous."""
+        described = super().describe(opened, first)
+        described.keeps_receiver = opened.function.type == "arrow_function"
+        if opened.kind != "class":
+            described.extra["is_async"] = any(
+                child.type == "async" for child in opened.function.children[:4]
+            )
         return described
 
-    def _bases(self, node: Node) -> list[str]:
+    def bases(self, node: Node) -> list[str]:
+        """`extends`."""
         heritage = of_type(node.named_children, "class_heritage")
         return [text(base) for base in (heritage[0].named_children if heritage else [])]
 
-    def _parameters(self, node: Node) -> list[Parameter]:
+    def parameters(self, node: Node) -> list[Parameter]:
+        """Of a list, or the single one of `x => x + 1`."""
         single = node.child_by_field_name("parameter")
-        if single is not None:  # x => x + 1
+        if single is not None:
             return [Parameter(text(single), kind="positional_only")]
-        listed = node.child_by_field_name("parameters")
-        return [
-            _parameter(child)
-            for child in (listed.named_children if listed else [])
-            if child.type != "comment" and text(child.child_by_field_name("pattern")) != "this"
-        ]
+        return [p for p in super().parameters(node) if p.name != "this"]
 
-    def statements(self, function: Node) -> list[Node]:
+    def parameter(self, node: Node) -> Parameter | None:
+        """With its default, as a rest parameter, or as a pattern."""
+        kind = "positional_only"
+        if node.type == "assignment_pattern":
+            left, right = node.child_by_field_name("left"), node.child_by_field_name("right")
+            return Parameter(text(left), "", text(right), kind)
+        pattern = node.child_by_field_name("pattern") or node
+        if pattern.type == "rest_pattern":
+            kind = "var_positional"
+            pattern = first_child(pattern) or pattern
+        annotation = text(node.child_by_field_name("type")).removeprefix(":").strip()
+        return Parameter(text(pattern), annotation, text(node.child_by_field_name("value")), kind)
+
+    def statements(self, function: Node) -> list[Node] | None:
         """The body's statements; an expression body is its own only one."""
-        body = function.child_by_field_name("body")
+        body = self.body(function)
         if body is not None and body.type not in ("statement_block", "class_body"):
             return [body]
         return super().statements(function)
 
     def implicit_return(self, function: Node) -> str:
         """`x + 1` of `x => x + 1`."""
-        body = function.child_by_field_name("body")
-        if function.type != "arrow_function" or body is None or body.type == "statement_block":
+        if function.type != "arrow_function":
             return ""
-        return text(body)
+        body = self.body(function)
+        return "" if body is None or body.type == "statement_block" else text(body)
 
     def file_docstring(self, root: Node) -> tuple[Node | None, str]:
         """A leading JSDoc comment with @file, @module or the like."""
         for child in root.children:
             if child.type not in self.comments:
                 break
-            if self.is_doc_comment(child) and FILE_COMMENT.search(text(child)):
-                return child, clean_block_comment(text(child))
+            comment = text(child)
+            if self.doc_comment.match(comment) and FILE_COMMENT.search(comment):
+                return child, clean_block_comment(comment)
         return None, ""
 
-    def callee(self, node: Node) -> str:
-        """`a.b` of `a.b(x)`, `A` of `new A(x)`."""
-        return dotted(node.child_by_field_name("function") or _constructor(node))
-
-    def raised(self, node: Node) -> str:
-        """`TypeError` of `throw new TypeError(x)`."""
-        value = next((c for c in node.named_children if c.type not in self.comments), None)
-        if value is None:
-            return ""
-        if value.type == "call_expression":
-            return named_type(dotted(value.child_by_field_name("function")))
-        return named_type(dotted(_constructor(value)))
+    def import_of(self, node: Node) -> tuple[Node | None, list[Import]]:
+        """An `import` statement, `export … from`, or the declaration around `require('…')`."""
+        if node.type == "import_statement":
+            return node, self.imports(node)
+        if node.type == "export_statement":
+            return node, _passed_on(node)
+        found = _required(node)
+        return (node.parent, found) if found else (None, [])
 
     def imports(self, node: Node) -> list[Import]:
-        """ES imports, and `const … = require('…')`."""
-        if node.type == "variable_declarator":
-            return _required(node)
+        """The names of an `import` statement."""
         module = text(node.child_by_field_name("source")).strip("'\"`")
         found = []
         for clause in of_type(node.named_children, "import_clause"):
@@ -208,7 +194,7 @@ class JavaScript(Language):
                 if part.type == "identifier":
                     found.append(Import(text(part), module, "default"))
                 elif part.type == "namespace_import":
-                    found.append(Import(text(part.named_child(0)), module, None))
+                    found.append(Import(text(first_child(part)), module, None))
                 else:
                     for spec in of_type(part.named_children, "import_specifier"):
                         name = text(spec.child_by_field_name("name"))
@@ -216,7 +202,7 @@ class JavaScript(Language):
                         found.append(Import(alias or name, module, name))
         for clause in of_type(node.named_children, "import_require_clause"):
             source = text(clause.child_by_field_name("source")).strip("'\"`")
-            found.append(Import(text(clause.named_child(0)), source, None))
+            found.append(Import(text(first_child(clause)), source, None))
         return found
 
     def constants(self, node: Node) -> list[tuple[str, str]]:
@@ -231,28 +217,26 @@ class JavaScript(Language):
                 name is not None
                 and name.type == "identifier"
                 and value is not None
-                and not _is_definition(value)
+                and value.type not in self.definitions
                 and not _required(child)
             ):
                 found.append((text(name), text(value)))
         return found
 
-    def is_private(self, name: str, opened_text: str) -> bool:
+    def rebinds(self, node: Node) -> str:
+        """`f` of `f = wrap(f)`."""
+        assignment = first_child(node) if node.type == "expression_statement" else None
+        if assignment is None or assignment.type != "assignment_expression":
+            return ""
+        left, right = (assignment.child_by_field_name(side) for side in ("left", "right"))
+        if left is None or left.type != "identifier":
+            return ""
+        defined = right is not None and right.type in self.definitions
+        return "" if defined else text(left)
+
+    def is_private(self, name: str, signature: str) -> bool:
         """`#x` and `_x`; in TypeScript also the modifiers `private` and `protected`."""
-        return name.startswith(("#", "_")) or bool(
-            re.match(r"(?:static\s+)?(?:private|protected)\s", opened_text)
-        )
-
-    def is_test(self, name: str, kind: str, decorators: Sequence[str]) -> bool:
-        """Tests are calls (`it(…)`) in test files; no name makes one."""
-        return False
-
-    def is_test_file(self, path: str) -> bool:
-        """`__tests__/`, `tests/`, `test/`, `x.test.js`, `x.spec.ts`."""
-        name = path.rpartition("/")[2]
-        return path_has_folder(path, "__tests__", "__mocks__", "tests", "test", "e2e") or bool(
-            re.search(r"[.\-_](?:test|spec|e2e)\.\w+$", name)
-        )
+        return name.startswith(("#", "_")) or bool(self.private_modifiers.match(signature))
 
 
 def _exported(node: Node) -> Node:
@@ -270,93 +254,62 @@ def _declaration(declarator: Node) -> Node:
     return _exported(parent)
 
 
-def _is_definition(value: Node | None) -> bool:
-    return value is not None and value.type in FUNCTION_VALUES | CLASS_VALUES
-
-
-def _bound(name: str, value: Node | None, outer: Node) -> Opened | None:
-    """A function, class or object that is bound to a name."""
-    if value is None or not name or not name.isprintable():
-        return None
-    if value.type in FUNCTION_VALUES:
-        return Opened("function", name, value, outer)
-    if value.type in CLASS_VALUES:
-        return Opened("class", name, value, outer)
-    if value.type == "object":
-        return Opened(None, name, value, outer)
-    return None
-
-
-def _assigned(node: Node) -> Opened | None:
+def _assigned(value: Node, node: Node, kind: BlockType | None) -> Opened | None:
     """`Foo.prototype.bar = function`, `exports.bar = () =>`, `this.bar = function`."""
-    left, right = node.child_by_field_name("left"), node.child_by_field_name("right")
-    target = dotted(left)
-    if not target or not _is_definition(right):
+    target = text(node.child_by_field_name("left"))
+    if not DOTTED.fullmatch(target):
         return None
     parent = node.parent
     outer = parent if parent is not None and parent.type == "expression_statement" else node
-    parts = [
-        part
-        for part in target.split(".")
-        if part not in ("prototype", "module", "exports", "this", "window", "globalThis")
-    ]
+    parts = [part.rstrip("?") for part in target.split(".") if part not in HOLDERS]
     if not parts:  # module.exports = function () {}
-        own = right.child_by_field_name("name") if right is not None else None
-        parts = [text(own) or "exports"]
-    opened = _bound(parts[-1], right, outer)
-    if opened is not None:
-        opened.prefix = ".".join(parts[:-1])
-        if ".prototype." in target and opened.kind == "function":
-            opened.kind = "method"
-    return opened
-
-
-def _preceding_decorators(node: Node) -> list[Node]:
-    """TypeScript puts a method's decorators before it, as its siblings."""
-    found = []
-    before = node.prev_sibling
-    while before is not None and before.type == "decorator":
-        found.append(before)
-        before = before.prev_sibling
-    return found
-
-
-def _constructor(node: Node) -> Node | None:
-    return node.child_by_field_name("constructor")
-
-
-def _annotation(node: Node | None) -> str:
-    """`number` of `: number`."""
-    return text(node).removeprefix(":").strip()
-
-
-def _parameter(node: Node) -> Parameter:
-    kind = "positional_only"
-    if node.type == "assignment_pattern":
-        left, right = node.child_by_field_name("left"), node.child_by_field_name("right")
-        return Parameter(text(left), "", text(right), kind)
-    pattern = node.child_by_field_name("pattern") or node
-    if pattern.type == "rest_pattern":
-        kind, pattern = "var_positional", pattern.named_child(0) or pattern
-    return Parameter(
-        text(pattern),
-        _annotation(node.child_by_field_name("type")),
-        text(node.child_by_field_name("value")),
+        parts = [text(value.child_by_field_name("name")) or "exports"]
+    if ".prototype." in target and kind == "function":
+        kind = "method"
+    return Opened(
         kind,
+        parts[-1],
+        value,
+        outer,
+        prefix=".".join(parts[:-1]),
+        is_lexical="." not in target,
+        receiver="this" if kind == "method" else "",
     )
+
+
+def _passed_on(export: Node) -> list[Import]:
+    """The names of `export {a as b} from './x'`, `export * from './x'`, `export {a as b}` and
+    `export default`.
+    """
+    module = text(export.child_by_field_name("source")).strip("'\"`")
+    if of_type(export.children, "*"):
+        return [Import("*", module, "*", True)]
+    declared = export.child_by_field_name("declaration") or export.child_by_field_name("value")
+    if declared is not None and of_type(export.children, "default"):
+        named = declared.child_by_field_name("name")
+        value = declared if declared.type == "identifier" else named
+        return [Import("default", "", text(value), True)] if value is not None else []
+    found = []
+    for clause in of_type(export.named_children, "export_clause"):
+        for spec in of_type(clause.named_children, "export_specifier"):
+            name = text(spec.child_by_field_name("name"))
+            alias = text(spec.child_by_field_name("alias"))
+            found.append(Import(alias or name, module, name, True))
+    return found
 
 
 def _required(declarator: Node) -> list[Import]:
     value = declarator.child_by_field_name("value")
+    if value is None or value.type != "call_expression":
+        return []
     name = declarator.child_by_field_name("name")
-    if value is None or name is None or value.type != "call_expression":
+    if name is None or text(value.child_by_field_name("function")) != "require":
         return []
     arguments = value.child_by_field_name("arguments")
-    first = arguments.named_child(0) if arguments is not None else None
-    called = text(value.child_by_field_name("function"))
-    if called != "require" or first is None or first.type != "string":
+    given = arguments.named_children if arguments is not None else []
+    if not given or given[0].type != "string":
         return []
-    module = text(first).strip("'\"`")
+    module = text(given[0]).strip("'\"`")
     if name.type == "identifier":
         return [Import(text(name), module, None)]
     found = []

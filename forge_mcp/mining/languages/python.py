@@ -6,33 +6,26 @@ import ast
 import inspect
 import re
 import warnings
-from collections.abc import Sequence
 from typing import ClassVar
 
 from tree_sitter import Node
 
 from forge_mcp.mining.languages.base import (
-    BRANCH,
-    CALL,
-    DECORATOR,
-    IMPORT,
-    OPEN,
-    RAISE,
-    RETURN,
+    NAME,
     Described,
     Import,
     Language,
     Opened,
     Parameter,
-    dotted,
-    named_type,
+    first_child,
     of_type,
-    path_has_folder,
     text,
-    text_between,
 )
+from forge_mcp.schemas.code_blocks import BlockType
 
 CONSTANT = re.compile(r"_{0,2}[A-Z][A-Z0-9_]*|__\w+__")
+PREFIXED = re.compile(r"\s*([A-Za-z]*)(\"\"\"|'''|\"|')")
+INDENT = re.compile(r"\n([ \t]*)(?=[^\s])")
 
 
 class Python(Language):
@@ -41,113 +34,144 @@ class Python(Language):
     name = "python"
     extensions: ClassVar[tuple[str, ...]] = (".py", ".pyi", ".pyw")
     package = "tree-sitter-python"
-    roles: ClassVar[dict[str, frozenset[str]]] = {
-        OPEN: frozenset({"function_definition", "class_definition"}),
-        CALL: frozenset({"call"}),
-        RAISE: frozenset({"raise_statement"}),
-        RETURN: frozenset({"return_statement"}),
-        BRANCH: frozenset(
-            {
-                "if_statement",
-                "elif_clause",
-                "for_statement",
-                "while_statement",
-                "except_clause",
-                "conditional_expression",
-                "boolean_operator",
-                "case_clause",
-                "for_in_clause",
-                "if_clause",
-            }
-        ),
-        IMPORT: frozenset({"import_statement", "import_from_statement", "future_import_statement"}),
-        DECORATOR: frozenset({"decorator"}),
+    definitions: ClassVar[dict[str, tuple[BlockType, str]]] = {
+        "function_definition": ("function", ""),
+        "class_definition": ("class", ""),
     }
+    anonymous: ClassVar[frozenset[str]] = frozenset({"lambda"})
+    calls: ClassVar[frozenset[str]] = frozenset({"call"})
+    raises: ClassVar[frozenset[str]] = frozenset({"raise_statement"})
+    returns: ClassVar[frozenset[str]] = frozenset({"return_statement"})
+    branches: ClassVar[frozenset[str]] = frozenset(
+        {
+            "if_statement",
+            "elif_clause",
+            "for_statement",
+            "while_statement",
+            "except_clause",
+            "conditional_expression",
+            "boolean_operator",
+            "case_clause",
+            "for_in_clause",
+            "if_clause",
+        }
+    )
+    imports_at: ClassVar[frozenset[str]] = frozenset(
+        {"import_statement", "import_from_statement", "future_import_statement"}
+    )
+    decorators: ClassVar[frozenset[str]] = frozenset({"decorator"})
+    callee_pattern: ClassVar[re.Pattern[bytes]] = re.compile(
+        rb"((?:super\(\)|(?!super\()" + NAME + rb")(?:\." + NAME + rb")*)\s*\("
+    )
+    test_names: ClassVar[re.Pattern[str]] = re.compile(r"test_")
+    test_paths: ClassVar[re.Pattern[str]] = re.compile(
+        r"(?:^|/)tests?/|(?:^|/)(?:test_[^/]*|[^/]*_test|tests|conftest)\.\w+$"
+    )
 
-    def opens(self, node: Node) -> Opened | None:
-        """Functions and classes, with their decorators."""
+    def outer(self, node: Node) -> Node:
+        """With its decorators."""
         parent = node.parent
         decorated = parent is not None and parent.type == "decorated_definition"
-        return Opened(
-            kind="class" if node.type == "class_definition" else "function",
-            name=text(node.child_by_field_name("name")),
-            function=node,
-            outer=parent if decorated and parent is not None else node,
-        )
+        return parent if decorated and parent is not None else node
 
-    def describe(self, opened: Opened, first: Node, in_class: bool) -> Described:
+    def first_node(self, opened: Opened) -> Node:
+        """Comments before a definition are not part of it."""
+        return opened.outer
+
+    def describe(self, opened: Opened, first: Node) -> Described:
         """Signature without its colon; docstring as `ast.get_docstring` gives it."""
         node = opened.function
-        decorators = [
-            text(child)[1:].strip() for child in of_type(opened.outer.named_children, "decorator")
-        ]
-        head = [
-            node.child_by_field_name(name)
-            for name in ("name", "type_parameters", "parameters", "superclasses", "return_type")
-        ]
-        end = max(part.end_byte for part in head if part is not None)
-        described = Described(
-            signature=text_between(node, node.start_byte, end),
-            docstring=self.docstring(node.child_by_field_name("body")),
-            decorators=decorators,
-        )
-        if opened.kind == "class":
-            bases = node.child_by_field_name("superclasses")
-            described.bases = [
-                text(base)
-                for base in (bases.named_children if bases else [])
-                if base.type not in ("keyword_argument", "comment")
+        start = node.start_byte
+        described = Described("")
+        end, source = 0, node.text or b""
+        for child in node.children:
+            kind = child.type
+            if kind == "block":
+                literal = _docstring_node(child)
+                if literal is not None:
+                    described.docstring = _literal(text(literal))
+                    described.documented_to = literal.end_byte
+            elif kind == "parameters":
+                described.parameters = _parameters(child)
+            elif kind == "type":
+                described.returns = text(child)
+            elif kind == "argument_list":
+                described.bases = [
+                    text(base)
+                    for base in child.named_children
+                    if base.type not in ("keyword_argument", "comment")
+                ]
+            elif kind == "async":
+                described.extra["is_async"] = True
+            elif kind == ":" or kind == "comment":
+                continue
+            if kind != "block":
+                end = child.end_byte - start
+        described.signature = source[:end].decode()
+        if opened.outer.id != node.id:
+            described.decorators = [
+                text(child)[1:].strip() for child in of_type(opened.outer.children, "decorator")
             ]
-            return described
-        described.returns = text(node.child_by_field_name("return_type"))
-        described.parameters = _parameters(node.child_by_field_name("parameters"))
-        receiver = in_class and "staticmethod" not in decorators
-        if receiver and described.parameters and "positional" in described.parameters[0].kind:
-            del described.parameters[0]
-        described.extra["is_async"] = bool(node.children) and node.children[0].type == "async"
+        if opened.kind == "function":
+            described.extra.setdefault("is_async", False)
         return described
 
-    def docstring(self, body: Node | None) -> str:
-        """What `ast.get_docstring` returns for a definition with this body."""
-        node = _docstring_node(body)
-        return _literal(text(node)) if node is not None else ""
+    def adopt(self, described: Described) -> str:
+        """The receiver, `self` or `cls`, is no parameter of a method."""
+        parameters = described.parameters
+        if (
+            parameters
+            and "staticmethod" not in described.decorators
+            and "positional" in parameters[0].kind
+        ):
+            return parameters.pop(0).name
+        return ""
+
+    def rebinds(self, node: Node) -> str:
+        """`f` of `f = wrap(f)`."""
+        if node.type != "expression_statement":
+            return ""
+        assignment = first_child(node)
+        if assignment is None or assignment.type != "assignment":
+            return ""
+        left = assignment.child_by_field_name("left")
+        return text(left) if left is not None and left.type == "identifier" else ""
 
     def file_docstring(self, root: Node) -> tuple[Node | None, str]:
         """The module's docstring."""
         node = _docstring_node(root)
-        return node, self.docstring(root)
+        return node, _literal(text(node)) if node is not None else ""
 
-    def statements(self, function: Node) -> list[Node]:
+    def statements(self, function: Node) -> list[Node] | None:
         """The body's statements behind the docstring."""
-        body = function.child_by_field_name("body")
-        found = super().statements(function)
-        return found[1:] if _docstring_node(body) is not None else found
+        body = self.body(function)
+        if body is None:
+            return []
+        if body.named_child_count > 4:
+            return None
+        found = [child for child in body.named_children if child.type != "comment"]
+        if len(found) <= 2 and _docstring_node(body) is not None:
+            return found[1:]
+        return found
 
     def end_of(self, outer: Node) -> int:
         """The grammar counts indented comments behind the last statement in; Python does not."""
+        whole = outer.text or b""
+        if b"#" not in whole[whole.rfind(b"\n") + 1 :]:
+            return outer.end_byte
         node = outer
         while True:
-            children = [child for child in node.children if child.type != "comment"]
-            if not children:
+            last = None
+            for at in range(node.child_count - 1, -1, -1):
+                last = node.child(at)
+                if last is None or last.type != "comment":
+                    break
+            if last is None or last.type == "comment":
                 return node.end_byte
-            node = children[-1]
-
-    def callee(self, node: Node) -> str:
-        """`json.dumps` of `json.dumps(x)`; of `super().f()` only the whole."""
-        called = dotted(node.child_by_field_name("function"))
-        return "" if called == "super" else called
-
-    def raised(self, node: Node) -> str:
-        """`ValueError` of `raise ValueError(x) from e`; '' where a variable is raised."""
-        values = [child for child in node.named_children if child.type != "comment"]
-        if not values:
-            return ""
-        value = values[0]
-        called = value.child_by_field_name("function") if value.type == "call" else value
-        return named_type(dotted(called))
+            node = last
 
     def imports(self, node: Node) -> list[Import]:
-        """`import a.b`, `import a as b`, `from .a import b as c`."""
+        """`import a.b`, `import a as b`, `from .a import b as c`, `from a import *`."""
         future = "__future__" if node.type == "future_import_statement" else ""
         origin = future or text(node.child_by_field_name("module_name"))
         found = []
@@ -158,6 +182,11 @@ class Python(Language):
                 found.append(Import(alias or name, origin, name))
             else:  # 'import a.b' binds a, and a.b is written out at every use
                 found.append(Import(alias or name, name, None))
+                package = name.partition(".")[0]
+                if not alias and package != name:
+                    found.append(Import(package, package, None))
+        if of_type(node.children, "wildcard_import"):
+            found.append(Import("*", origin, "*"))
         return found
 
     def constants(self, node: Node) -> list[tuple[str, str]]:
@@ -171,80 +200,99 @@ class Python(Language):
                 found.append((text(left), text(right)))
         return found
 
-    def is_private(self, name: str, opened_text: str) -> bool:
+    def is_private(self, name: str, signature: str) -> bool:
         """A leading underscore, dunder names excepted."""
         return name.startswith("_") and not (name.startswith("__") and name.endswith("__"))
-
-    def is_test(self, name: str, kind: str, decorators: Sequence[str]) -> bool:
-        """`test_…` functions; a class is a test by its file or its base (`TestClient` is none)."""
-        return kind != "class" and name.startswith("test_")
-
-    def is_test_file(self, path: str) -> bool:
-        """`tests/`, `test/`, `test_x.py`, `x_test.py`, `conftest.py`."""
-        stem = path.rpartition("/")[2].rpartition(".")[0]
-        return (
-            path_has_folder(path, "tests", "test")
-            or stem.startswith("test_")
-            or stem.endswith("_test")
-            or stem in ("tests", "conftest")
-        )
 
 
 def _aliased(node: Node) -> bool:
     return node.type == "aliased_import"
 
 
-def _docstring_node(body: Node | None) -> Node | None:
+def _docstring_node(body: Node) -> Node | None:
     """The string literal that stands first in a body, also in parentheses or in pieces."""
-    if body is None:
+    statement = None
+    for at in range(body.named_child_count):
+        statement = body.named_child(at)
+        if statement is None or statement.type != "comment":
+            break
+    if statement is None or statement.type != "expression_statement":
         return None
-    statements = [child for child in body.named_children if child.type != "comment"]
-    if not statements or statements[0].type != "expression_statement":
+    value = first_child(statement)
+    if value is None or value.type not in ("string", "concatenated_string"):
+        return _wrapped_docstring(statement)
+    if statement.child_count > 1 and text(statement).rstrip("; \t").endswith(","):
         return None
-    values = [child for child in statements[0].named_children if child.type != "comment"]
-    if len(values) != 1 or text(statements[0]).rstrip("; \t").endswith(","):
+    return _string(value)
+
+
+def _wrapped_docstring(statement: Node) -> Node | None:
+    values = [child for child in statement.named_children if child.type != "comment"]
+    if len(values) != 1 or statement.child_count > 1:
         return None
     value = values[0]
-    while value.type == "parenthesized_expression" and value.named_child_count == 1:
-        value = value.named_children[0]
+    while value.type == "parenthesized_expression":
+        inside = [child for child in value.named_children if child.type != "comment"]
+        if len(inside) != 1:
+            return None
+        value = inside[0]
+    return _string(value)
+
+
+def _string(value: Node) -> Node | None:
+    """The node, if it is a literal of text: no bytes, no f-string, no template."""
     if value.type not in ("string", "concatenated_string"):
         return None
-    pieces = of_type(value.named_children, "string") or [value]
-    prefixes = [text(piece).lower().split("'")[0].split('"')[0] for piece in pieces]
-    return None if any(set(prefix) & set("bf") for prefix in prefixes) else value
+    for piece in of_type(value.named_children, "string") or [value]:
+        match = PREFIXED.match(text(piece))
+        if match is None or set(match[1].lower()) & set("bft"):
+            return None
+    return value
 
 
 def _literal(source: str) -> str:
     """Value of a string literal, cleaned; its text where Python itself could not read it."""
+    match = PREFIXED.match(source)
+    simple = match is not None and source.endswith(match[2]) and source.count(match[2]) == 2
+    if match is not None and simple and "r" not in match[1].lower() and "\\" not in source:
+        return _clean(source[match.end() : -len(match[2])].replace("\r\n", "\n"))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes, which Python reports but reads
-            value = ast.literal_eval(f"({source})")
+            value = str(ast.literal_eval(f"({source})"))
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         value = source
     # Lone surrogates ("\ud800") are legal in a literal, but not in a UTF-8 file.
-    return inspect.cleandoc(str(value)).encode("utf-8", "backslashreplace").decode()
+    return _clean(value.encode("utf-8", "backslashreplace").decode())
 
 
-def _parameters(node: Node | None) -> list[Parameter]:
+def _clean(value: str) -> str:
+    """`inspect.cleandoc`, with the ordinary cases done fast."""
+    return inspect.cleandoc(value) if "\n" in value or "\t" in value else value.lstrip()
+
+
+def _parameters(node: Node) -> list[Parameter]:
     """Parameters with the kinds of `inspect.Parameter`."""
     found: list[Parameter] = []
     kind = "positional_or_keyword"
-    for child in node.named_children if node else []:
-        if child.type == "positional_separator":
+    for child in node.named_children:
+        sort = child.type
+        if sort == "identifier":
+            found.append(Parameter(text(child), "", "", kind))
+        elif sort == "positional_separator":
             found = [p._replace(kind="positional_only") for p in found]
-        elif child.type == "keyword_separator":
+        elif sort == "keyword_separator":
             kind = "keyword_only"
-        elif child.type != "comment":
-            parameter = _parameter(child, kind)
+        elif sort != "comment":
+            parameter = _parameter(child, sort, kind)
             if parameter.kind == "var_positional":
                 kind = "keyword_only"
             found.append(parameter)
     return found
 
 
-def _parameter(node: Node, kind: str) -> Parameter:
-    if node.type in ("default_parameter", "typed_default_parameter"):
+def _parameter(node: Node, sort: str, kind: str) -> Parameter:
+    if sort in ("default_parameter", "typed_default_parameter"):
         return Parameter(
             text(node.child_by_field_name("name")),
             text(node.child_by_field_name("type")),
@@ -252,7 +300,7 @@ def _parameter(node: Node, kind: str) -> Parameter:
             kind,
         )
     inner, annotation = node, ""
-    if node.type == "typed_parameter":
+    if sort == "typed_parameter":
         inner, annotation = node.named_children[0], text(node.child_by_field_name("type"))
     name = text(inner).lstrip("* ")
     if inner.type == "list_splat_pattern":

@@ -2,52 +2,72 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 from tree_sitter import Node
 
-from forge_mcp.mining.languages.base import OPEN, Opened, of_type, text
-from forge_mcp.mining.languages.javascript import JavaScript, _exported
+from forge_mcp.mining.languages.base import Opened, of_type, text
+from forge_mcp.mining.languages.javascript import JavaScript
+from forge_mcp.schemas.code_blocks import BlockType
 
-TYPES = {
-    "abstract_class_declaration": "class",
-    "interface_declaration": "interface",
-    "enum_declaration": "enum",
-    "type_alias_declaration": "type",
-}
 NAMESPACES = frozenset({"internal_module", "module"})
+SIGNATURES = frozenset({"method_signature", "abstract_method_signature"})
 
 
 class TypeScript(JavaScript):
-    """Overloads and other signatures without a body are part of what surrounds them."""
+    """Overloads and abstract methods are definitions without a body; the members of an interface
+    are part of it.
+    """
 
     name = "typescript"
     extensions: ClassVar[tuple[str, ...]] = (".ts", ".mts", ".cts")
     package = "tree-sitter-typescript"
     entry = "language_typescript"
-    roles: ClassVar[dict[str, frozenset[str]]] = JavaScript.roles | {
-        OPEN: (JavaScript.roles[OPEN] - {"field_definition"})
-        | {"public_field_definition"}
-        | TYPES.keys()
-        | NAMESPACES
+    definitions: ClassVar[dict[str, tuple[BlockType, str]]] = {
+        **JavaScript.definitions,
+        "abstract_class_declaration": ("class", ""),
+        "interface_declaration": ("class", "interface"),
+        "enum_declaration": ("class", "enum"),
+        "type_alias_declaration": ("class", "type"),
+        "function_signature": ("function", ""),
+        "method_signature": ("method", ""),
+        "abstract_method_signature": ("method", ""),
     }
+    containers: ClassVar[frozenset[str]] = JavaScript.containers | NAMESPACES
+    private_modifiers: ClassVar[re.Pattern[str]] = re.compile(
+        r"(?:static\s+)?(?:private|protected)\s"
+    )
 
     def opens(self, node: Node) -> Opened | None:
         """Also interfaces, enums and type aliases (as classes with a label), and namespaces."""
-        if node.type in TYPES:
-            name = text(node.child_by_field_name("name"))
-            label = TYPES[node.type]
-            return Opened(
-                "class", name, node, _exported(node), label="" if label == "class" else label
-            )
-        if node.type in NAMESPACES:
+        kind = node.type
+        if kind in NAMESPACES:
             name_node = node.child_by_field_name("name")
             if name_node is None:  # the keyword 'module' is a node of the same type
                 return None
             return Opened(None, text(name_node).strip("'\""), node, node)
+        if kind in SIGNATURES:
+            parent = node.parent
+            if parent is None or parent.type != "class_body":
+                return None
+            return Opened("method", text(node.child_by_field_name("name")), node, node)
+        if kind == "function_signature":
+            parent = node.parent
+            wrapped = parent is not None and parent.type in (
+                "export_statement",
+                "ambient_declaration",
+            )
+            outer = parent if wrapped and parent is not None else node
+            return Opened("function", text(node.child_by_field_name("name")), node, outer)
         return super().opens(node)
 
-    def _bases(self, node: Node) -> list[str]:
+    def body(self, node: Node) -> Node | None:
+        """A type alias has none: its value belongs to its signature."""
+        return node.child_by_field_name("body")
+
+    def bases(self, node: Node) -> list[str]:
+        """`extends` and `implements`."""
         clauses = of_type(node.named_children, "class_heritage", "extends_type_clause")
         found: list[str] = []
         for clause in clauses:
@@ -61,14 +81,12 @@ class TypeScript(JavaScript):
         return found
 
     def methods(self, opened: Opened) -> list[str]:
-        """Method signatures of interfaces and abstract classes."""
-        body = opened.function.child_by_field_name("body")
+        """Method signatures of interfaces."""
+        body = self.body(opened.function)
         return [
             text(child.child_by_field_name("name"))
             for child in of_type(
-                body.named_children if body is not None else [],
-                "method_signature",
-                "abstract_method_signature",
+                body.named_children if body is not None else [], "method_signature"
             )
         ]
 

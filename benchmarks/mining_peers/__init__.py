@@ -1,0 +1,1 @@
+"""Chunkers of other projects, measured in an environment of their own."""

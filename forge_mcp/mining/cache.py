@@ -1,0 +1,240 @@
+"""What was mined from a repository the last time, so that only changed files are mined again.
+
+One SQLite file a repository. A row is trusted if the file's size, times and inode are those at
+which it was read (and the read was not so close to a change that a clock could not tell), or if
+its content has the same hash. Everything here can be computed again: a database that is damaged
+or of another version is thrown away, a row whose checksum is wrong is mined again, and a cache
+that another process holds is done without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from forge_mcp.locks import FileLock
+from forge_mcp.mining.blocks import Symbol
+from forge_mcp.mining.dependencies import FileTable
+from forge_mcp.mining.languages.base import Import
+
+VERSION = 1  # of this schema; the miner's own version is part of every row's key
+SCHEMA = """
+CREATE TABLE files (
+    path TEXT PRIMARY KEY, stamp TEXT, key TEXT, sha256 TEXT, language TEXT, skipped TEXT,
+    digest TEXT, counts BLOB, consulted BLOB, checksum TEXT, names BLOB, blocks BLOB, rejected BLOB
+) WITHOUT ROWID;
+"""
+# A file that was changed less than this before it was read may be changed again within the same
+# tick of the file system's clock: its stamp says nothing.
+RACY_NANOSECONDS = 2_000_000_000
+
+
+class DamagedRow(Exception):
+    """A row's content is not what was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A file as it was mined before.
+
+    `stamp` is '' where times say nothing; `digest` stands for the names that others see of the
+    file; `counts` and `consulted` are JSON.
+    """
+
+    stamp: str
+    key: str
+    sha256: str
+    language: str
+    skipped: str
+    digest: str
+    counts: bytes
+    consulted: bytes = b"[]"
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """A file's symbols and whether they are not trained on, in the order of its blocks; its
+    imports, the names that its top level assigns, and Python's `__all__`.
+    """
+
+    symbols: list[Symbol]
+    imports: list[Import]
+    rejected: list[bool]
+    rebound: list[str]
+    public: list[str] | None
+
+    def table(self, path: str) -> FileTable:
+        """What other files see of it."""
+        return FileTable.of(path, self.symbols, self.imports, self.rebound, self.public)
+
+    def digest(self) -> str:
+        """Equal where other files see the same names."""
+        seen = [symbol[:6] for symbol in self.symbols if symbol.kind != "module"]
+        data = to_json([seen, self.imports, self.rebound, self.public])
+        return hashlib.sha256(data).hexdigest()
+
+
+def stamp_of(status: os.stat_result) -> str:
+    """Size, times and inode."""
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
+
+
+def fresh_stamp(status: os.stat_result, now: int) -> str:
+    """The stamp of a file that is read at `now` (nanoseconds); '' where its times may lie later."""
+    changed = max(status.st_mtime_ns, status.st_ctime_ns)
+    return stamp_of(status) if now - changed >= RACY_NANOSECONDS else ""
+
+
+class MiningCache:
+    """The cache of one repository; nothing is kept before `commit`."""
+
+    def __init__(self, database: sqlite3.Connection, lock: FileLock) -> None:
+        self._database = database
+        self._lock = lock
+
+    @classmethod
+    def open(cls, folder: Path, root: Path) -> MiningCache | None:
+        """The cache of the repository at `root`; None where another process is using it."""
+        own = folder / hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+        own.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(own, folder=True)
+        if not lock.acquire():
+            return None
+        path = own / "mining.db"
+        try:
+            database = _connect(path)
+        except sqlite3.DatabaseError:
+            for damaged in own.iterdir():
+                damaged.unlink()
+            database = _connect(path)
+        return cls(database, lock)
+
+    def files(self) -> dict[str, Known]:
+        """All files of the last run, by path; damaged rows are left out."""
+        rows = self._database.execute(
+            "SELECT checksum, path, stamp, key, sha256, language, skipped, digest, counts, "
+            "consulted FROM files"
+        )
+        return {
+            row[1]: Known(*row[2:])
+            for row in rows
+            if isinstance(row[0], str) and row[0].partition(" ")[0] == _checksum(row[1:])
+        }
+
+    def names(self, path: str) -> Names:
+        """What a file defines, uses and imports.
+
+        Raises:
+            DamagedRow: it is not what was written.
+        """
+        (data,) = self._blobs(path, "names")
+        symbols, imports, rejected, rebound, public = from_json(data)
+        return Names(
+            [Symbol._make([*row[:-1], [Import(*one) for one in row[-1]]]) for row in symbols],
+            [Import(*row) for row in imports],
+            rejected,
+            rebound,
+            public,
+        )
+
+    def lines(self, path: str) -> tuple[bytes, bytes]:
+        """A file's lines of blocks.jsonl and of rejected.jsonl.
+
+        Raises:
+            DamagedRow: they are not what was written.
+        """
+        blocks, rejected = self._blobs(path, "blocks, rejected")
+        return blocks, rejected
+
+    def _blobs(self, path: str, columns: str) -> tuple[bytes, ...]:
+        row = self._database.execute(
+            f"SELECT checksum, {columns} FROM files WHERE path = ?",  # noqa: S608 - own words
+            (path,),
+        ).fetchone()
+        at = 1 if columns == "names" else 2
+        if row is None or str(row[0]).split(" ")[at : at + 1] != [_checksum(row[1:])]:
+            raise DamagedRow(path)
+        return tuple(row[1:])
+
+    def put(self, path: str, known: Known, names: Names, lines: tuple[bytes, bytes]) -> None:
+        """Keep a file that was mined or resolved anew."""
+        described = to_json(
+            [names.symbols, names.imports, names.rejected, names.rebound, names.public]
+        )
+        row = (path, *(getattr(known, field) for field in Known.__slots__))
+        checksum = " ".join(map(_checksum, (row, (described,), lines)))
+        self._database.execute(
+            f"INSERT OR REPLACE INTO files VALUES ({', '.join('?' * 13)})",
+            (*row, checksum, described, *lines),
+        )
+
+    def touch(self, path: str, known: Known) -> None:
+        """The same content was found under another stamp."""
+        old = self._database.execute(
+            "SELECT checksum FROM files WHERE path = ?", (path,)
+        ).fetchone()
+        row = (path, *(getattr(known, field) for field in Known.__slots__))
+        checksum = " ".join([_checksum(row), *old[0].split(" ")[1:]])
+        self._database.execute(
+            "UPDATE files SET stamp = ?, checksum = ? WHERE path = ?",
+            (known.stamp, checksum, path),
+        )
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Forget files."""
+        self._database.executemany("DELETE FROM files WHERE path = ?", [(path,) for path in paths])
+
+    def commit(self) -> None:
+        """Keep everything since `open`."""
+        self._database.commit()
+
+    def close(self) -> None:
+        """Let another process use it; what was not committed is forgotten."""
+        self._database.rollback()
+        self._database.close()
+        self._lock.release()
+
+
+def consulting(files: Mapping[str, Known], keys: set[str]) -> set[str]:
+    """Files whose names were resolved with a look at one of some files or packages."""
+    if not keys:
+        return set()
+    return {
+        path for path, known in files.items() if not keys.isdisjoint(from_json(known.consulted))
+    }
+
+
+def _checksum(values: Iterable[Any]) -> str:
+    digest = hashlib.blake2b(digest_size=12)
+    for value in values:
+        data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+        digest.update(b"%d:" % len(data))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=NORMAL")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            database.executescript(f"{SCHEMA} PRAGMA user_version = {VERSION};")
+        elif version != VERSION:
+            raise sqlite3.DatabaseError(f"version {version} of the cache")
+        damage: Any = database.execute("PRAGMA quick_check(1)").fetchone()
+        if damage != ("ok",):
+            raise sqlite3.DatabaseError(str(damage))
+        database.execute("SELECT checksum FROM files LIMIT 1")
+    except sqlite3.DatabaseError:
+        database.close()
+        raise
+    return database
