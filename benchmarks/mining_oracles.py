@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +72,12 @@ class Report:
         """Whether the goal is met."""
         return self.share >= self.goal
 
-    def add(self, package: str, comparison: Comparison) -> None:
-        """Take in one package's comparison."""
+    def add(self, folder: str, comparison: Comparison) -> None:
+        """Take in one package's comparison; `folder` is where its files lie in the cache."""
         self.expected += comparison.expected
         self.endless += comparison.endless
         self.matched += comparison.matched
-        for miss in comparison.misses:
-            path = f"{package}/{miss.path}"
-            self.misses.append(
-                Miss(miss.verdict, miss.kind, path, miss.line, miss.name, miss.detail)
-            )
+        self.misses += [replace(miss, path=f"{folder}/{miss.path}") for miss in comparison.misses]
 
 
 def read_sources(
@@ -154,7 +150,7 @@ def run(name: str, cache: Path) -> Report:
         comparison, read = compare_folder(root, task, cache, name, package.name)
         read.package = str(package)
         report.inputs.append(read)
-        report.add(package.name, comparison)
+        report.add(root.relative_to(cache).as_posix(), comparison)
     return report
 
 

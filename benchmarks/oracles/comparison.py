@@ -12,7 +12,7 @@ from forge_mcp.schemas.code_blocks import CodeBlock
 from oracles.gaps import Syntax, leftover
 
 Verdict = Literal["missing", "wrong span", "wrong docstring", "extra"]
-TRAILING = re.compile(rb"\s*[;,]?\s*\Z")
+TRAILING = re.compile(rb"\s*[;,]\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +157,9 @@ def span_fault(
     """(kind of the fault, what is seen) of a block's span; None where it is right."""
     if syntax is None:
         return _exact_fault(definition, block)
+    lines = [source.count(b"\n", 0, at) + 1 for at in (block.start_byte, block.end_byte - 1)]
+    if lines != [block.start_line, block.end_line]:
+        return "bytes and lines differ", f"bytes say lines {lines[0]} to {lines[1]}"
     if block.start_byte > definition.start:
         detail = f"block from line {block.start_line}, definition from line {definition.line}"
         return "begins late", detail

@@ -81,6 +81,7 @@ def csharp(tags: list[Tag], lines: list[str]) -> list[Tag]:
     """Type constraints are taken for types, `@"c:\\"` for a string without end.
 
     - `class A<T> where T : class, IKey` has a class `T` (Json.NET, JsonSerializerTest.cs:3702)
+    - behind `where T : struct {` calls are taken for methods (Json.NET, LinqBridge.cs:1327)
     - `void IDisposable.Dispose()` has the name `IDisposable.Dispose`, an operator lacks its
       `implicit` or `explicit`: here the name is that of the method, without its interface
     - behind a verbatim string with a backslash the braces are counted wrongly (Json.NET,
@@ -89,12 +90,18 @@ def csharp(tags: list[Tag], lines: list[str]) -> list[Tag]:
     kept = []
     for tag in tags:
         line, name = lines[tag["line"] - 1], tag["name"]
-        if re.search(rf"\bwhere\s+{re.escape(name)}\s*:", line):
+        if re.search(rf"\bwhere\s+{re.escape(name)}\s*:", line) or _is_call(line, name):
             continue
         conversion = re.search(rf"(implicit|explicit)\s+{re.escape(name)}", line)
         name = f"{conversion[1]} {name}" if conversion else re.sub(r"^[\w.<>]+\.", "", name)
         kept.append(_with_believed_end(tag | {"name": name}, lines, "}"))
     return kept
+
+
+def _is_call(line: str, name: str) -> bool:
+    """Whether a line is a statement that calls `name`: no type stands before the name."""
+    before = line.partition(name)[0].strip()
+    return line.rstrip().endswith(";") and (not before or before.endswith((" new", ")")))
 
 
 def kotlin(tags: list[Tag], lines: list[str]) -> list[Tag]:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from forge_mcp.mining.definitions import Definition
 
 WORD = re.compile(r"[^\W\d]\w*")
+KEY = re.compile(r"\w+\s*:")  # of a pattern: `{x: y}` binds y
+NAMED_RESULT = re.compile(r"[(,]\s*(\w+)\s+[\w*\[(]")  # Go's `(n int, err error)`
 NAME_PART, WORD_PART = re.compile(r"[\w.$]"), re.compile(r"[\w$]")
 
 
@@ -34,7 +36,7 @@ PYTHON = _Binding(
     (NEVER, NEVER),
 )
 SCRIPT = _Binding(
-    re.compile(r"\s*=(?!=)|[^()\n]*\)\s*(?::[^=\n{]+)?=>"),
+    re.compile(r"\s*=(?!=)|[^=;\n]*[}\]]\s*=(?![=>])|[^()\n]*\)\s*(?::[^=\n{]+)?=>"),
     re.compile(r"\b(?:(?:const|let|var|for)\b[^;=]*|catch\s*\(\s*|function\b[^()]*\([^()]*)$"),
     (re.compile(r"[\w$]\s*\([^()]*$"), re.compile(r"[^()\n]*\)\s*(?::[^=\n{]+)?\{")),
 )
@@ -74,7 +76,7 @@ def hidden_names(
     """
     if language not in BINDINGS or definition.kind in ("class", "module"):
         return []
-    hidden: set[str] = set()
+    hidden = set(definition.foreign)
     function: Definition | None = definition
     while function is not None:  # a closure sees the variables of what is around it
         for parameter in function.described.parameters or ():
@@ -82,7 +84,8 @@ def hidden_names(
             if name.isidentifier():
                 hidden.add(name)
             else:
-                hidden.update(WORD.findall(name))
+                hidden.update(WORD.findall(KEY.sub("", name)))
+        hidden.update(NAMED_RESULT.findall(function.described.returns))
         function = function.parent if function.outermost is not None else None
     heads = {name.partition(".")[0].rstrip("?") for name in uses} - hidden
     if language not in PACKAGES:

@@ -32,8 +32,8 @@ SOURCE_ROOTS = ("src", "lib")
 class Symbol(NamedTuple):
     """What dependencies.py must know of a block.
 
-    `kind` is "declaration" for an overload, which its implementation stands for, else the block's
-    type. `bases`, and `uses`: the names that the block calls, derives from and is decorated by.
+    `kind` is "declaration" for an overload, which its implementation stands for, "type" for what
+    TypeScript knows beside a value of the same name, else the block's type. `bases`, and `uses`: the names that the block calls, derives from and is decorated by.
     `scopes` are the qualified names within which its bare names are looked up, the innermost
     first; `hidden` are names that parameters and local variables take. `receiver` is the name by
     which it calls its own object, `owner` that object's class. `imports` are known in it alone.
@@ -235,6 +235,9 @@ def _symbol(
         language == "python" and any(d.rpartition(".")[2] == "overload" for d in decorators)
     )
     is_class = definition.kind == "class"
+    kind = "declaration" if overload and not is_class else row["block_type"]
+    if is_class and definition.label in ("type", "interface") and language in ("typescript", "tsx"):
+        kind = "type"
     imports = list(definition.local_imports)
     around = definition.parent
     while around is not None:
@@ -242,7 +245,7 @@ def _symbol(
         around = around.parent
     return Symbol(
         row["id"],
-        "declaration" if overload and not is_class else row["block_type"],
+        kind,
         row["qualified_name"],
         described.bases,
         definition.is_lexical,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ CREATE TABLE files (
     digest TEXT, counts BLOB, consulted BLOB, checksum TEXT, names BLOB, blocks BLOB, rejected BLOB
 ) WITHOUT ROWID;
 """
+COLUMNS = re.findall(r"(\w+) (?:TEXT|BLOB)", SCHEMA)
 # A file that was changed less than this before it was read may be changed again within the same
 # tick of the file system's clock: its stamp says nothing.
 RACY_NANOSECONDS = 2_000_000_000
@@ -171,7 +173,7 @@ class MiningCache:
         row = (path, *(getattr(known, field) for field in Known.__slots__))
         checksum = " ".join(map(_checksum, (row, (described,), lines)))
         self._database.execute(
-            f"INSERT OR REPLACE INTO files VALUES ({', '.join('?' * 13)})",
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (*row, checksum, described, *lines),
         )
 
@@ -233,7 +235,9 @@ def _connect(path: Path) -> sqlite3.Connection:
         damage: Any = database.execute("PRAGMA quick_check(1)").fetchone()
         if damage != ("ok",):
             raise sqlite3.DatabaseError(str(damage))
-        database.execute("SELECT checksum FROM files LIMIT 1")
+        columns = [row[1] for row in database.execute("PRAGMA table_info(files)")]
+        if columns != COLUMNS:
+            raise sqlite3.DatabaseError(f"columns {columns}")
     except sqlite3.DatabaseError:
         database.close()
         raise

@@ -37,6 +37,7 @@ from forge_mcp.mining.languages.base import (
 )
 from forge_mcp.schemas.code_blocks import BlockType
 
+FOREIGN = 100  # a call on the `this` of a function without a name
 FIRST = itemgetter(0)
 TRIVIAL_TOKENS = 80  # a longer definition is none, whatever its decorators and comments are
 WHITE = b" \t\r\n\f\v"
@@ -69,6 +70,7 @@ class Definition:
     body_byte: int = -1  # where the body begins; -1 without one
     prefix: str = ""
     label: str = ""
+    foreign: set[str] = field(default_factory=set)  # calls on the `this` of something else
     receiver: str = ""  # the name by which it calls its own object: `self`, `this`, a Go receiver
     owner: str = ""  # qualified name of that object's class
     is_scope: bool = True
@@ -228,14 +230,16 @@ class _Walk:
             if opened is not None:
                 self.close(opened, node, first, leaves)
             elif node.type in language.anonymous:
-                self.keep(first, CALL, BRANCH)
+                self.keep(first, CALL, BRANCH, FOREIGN)
+                if node.type in language.rebinds_this:
+                    self.estrange(first)
         elif role == CONTAINER:
             if self.open and self.open[-1].first_leaf >= first:
                 opened = language.opens(node)
                 if opened is not None:
                     self.contain(opened, first)
         elif role == ANONYMOUS:  # what it returns and raises belongs to nobody
-            self.keep(first, CALL, BRANCH)
+            self.keep(first, CALL, BRANCH, FOREIGN)
         elif role == DECORATOR:
             self.keep(first, BRANCH)
         elif role == IMPORT:
@@ -253,6 +257,18 @@ class _Walk:
         while at and loose[at - 1][0] >= first:
             at -= 1
         loose[at:] = [entry for entry in loose[at:] if entry[1] in roles]
+
+    def estrange(self, first: int) -> None:
+        """A function without a name has a `this` of its own: the calls on it mean another object
+        than those of the definition around it.
+        """
+        loose = self.loose
+        for at in range(len(loose) - 1, -1, -1):
+            start, role, found = loose[at]
+            if start < first:
+                break
+            if role == CALL and found.startswith(b"this."):
+                loose[at] = (start, FOREIGN, found)
 
     def note_import(self, node: Node) -> None:
         """Any import, wherever it stands."""
@@ -337,6 +353,9 @@ class _Walk:
                 definition.branches += 1
             elif role == CALL:
                 definition.calls[found.decode()] = None
+            elif role == FOREIGN:
+                definition.calls[found.decode()] = None
+                definition.foreign.add(found.decode())
             elif role == RETURN:
                 definition.returns[found.decode()] = None
             else:
@@ -382,7 +401,9 @@ class _Walk:
         elif definition.receiver:
             definition.owner = definition.prefix
         elif around is not None and holder is around and described.keeps_receiver:
-            definition.receiver, definition.owner = around.receiver, around.owner
+            own = [parameter.name for parameter in described.parameters or ()]
+            if around.receiver not in own:
+                definition.receiver, definition.owner = around.receiver, around.owner
         if around is not None and around.kind != "class":
             definition.outermost = around.outermost or around
         private = described.is_private
@@ -401,7 +422,8 @@ class _Walk:
             for function in functions:
                 if function.start_byte > statement.start_byte:
                     break
-                if statement.end_byte <= function.end_byte:
+                inside = 0 <= function.body_byte <= statement.start_byte
+                if inside and statement.end_byte <= function.end_byte:
                     statement.local = True
                     function.local_imports += statement.names
 

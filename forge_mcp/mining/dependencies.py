@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from forge_mcp.mining.blocks import Symbol, base_name
 from forge_mcp.mining.languages.base import Import
-from forge_mcp.mining.modules import PYTHON, Modules, folder_of
+from forge_mcp.mining.modules import PYTHON, Modules, package_of
 
 MAX_HOPS = 5
 STAR = "*"
@@ -38,6 +38,8 @@ class Target:
     scopes: list[str]
 
 
+CLASSES = frozenset({"class", "type"})
+WEAK = frozenset({"declaration", "type"})  # another definition of the name means more
 MISSING = Target("", "", "", "", [], False, [])  # certainly not there; None: not known
 
 
@@ -130,15 +132,15 @@ class Resolver:
             self._tables[path] = self._load(path)
         return self._tables[path]
 
-    def package(self, folder: str, tests: bool = False) -> dict[str, Target | None]:
-        """The names that the Go or Java files of a folder define together; Go's tests are a
-        package that the others do not see.
+    def package(self, name: str, tests: bool = False) -> dict[str, Target | None]:
+        """The names that the files of a Go or Java package define together; what Go's tests
+        define the others do not see.
         """
-        self.consulted.add(f"{folder}/")
-        key = (folder, tests)
+        self.consulted.add(f"{name}/")
+        key = (name, tests)
         if key not in self._packages:
             names: dict[str, Target | None] = {}
-            for path in self.modules.packages.get(folder, ()):
+            for path in self.modules.packages.get(name, ()):
                 if tests or not path.endswith("_test.go"):
                     for name, target in self._quietly(path).names.items():
                         add_name(names, name, target)
@@ -163,8 +165,8 @@ class Resolver:
     def resolve_file(self, path: str, symbols: Sequence[Symbol]) -> list[list[str]]:
         """Ids or plain names of what each block of a file uses, in the order of the blocks.
 
-        `consulted` then holds the files and packages (folders that end in '/') that were looked
-        at, besides the file itself.
+        `consulted` then holds the files and packages (these end in '/') that were looked at,
+        besides the file itself.
         """
         self.consulted = set()
         file = self.file(path)
@@ -181,7 +183,6 @@ class _File:
         self.path = path
         self.language = language
         self.table = resolver.table(path)
-        self.folder = folder_of(path)
         # What was looked up before, and at what the lookup looked.
         self.outer: dict[str, tuple[Target | None, frozenset[str]]] = {}
         self.heads = {name.rpartition(".")[2] for name in self.table.names}
@@ -189,7 +190,7 @@ class _File:
 
     def package(self) -> dict[str, Target | None]:
         """The names of the file's own package."""
-        return self.resolver.package(self.folder, self.path.endswith("_test.go"))
+        return self.resolver.package(package_of(self.path), self.path.endswith("_test.go"))
 
     def dependencies(self, symbol: Symbol) -> list[str]:
         """Ids or plain names of what a block calls, inherits from and is decorated by."""
@@ -206,6 +207,8 @@ class _File:
 
     def resolve(self, name: str, symbol: Symbol) -> Target | None:
         """The block that a dotted name means inside a block, or None where that is not certain."""
+        if name in symbol.hidden:
+            return None
         parts = (name.replace("?.", ".") if "?" in name else name).split(".")
         head = parts[0]
         if symbol.receiver and head in (symbol.receiver, "super()", "super"):
@@ -213,19 +216,17 @@ class _File:
         if head in ("self", "this", "super", "super()"):
             return None
         for scope in symbol.scopes:  # the innermost scope that knows the name decides
-            if head not in self.heads:
-                break
             if f"{scope}.{head}" in self.table.names:
                 return self.table.names.get(f"{scope}.{'.'.join(parts)}")
+            if self.language == "java" and len(parts) == 1:
+                inherited = self.member_of_class(scope, head)
+                if inherited is not MISSING:
+                    return inherited
         if head in symbol.hidden:
             return None
         for imported in symbol.imports:  # within the function
             if imported.local == head:
                 return certain(self.follow(self.path, imported, parts[1:], MAX_HOPS))
-        if self.language == "java" and len(parts) == 1 and symbol.owner:
-            inherited = self.member_of_class(symbol.owner, head)
-            if inherited is not MISSING:
-                return inherited
         if name not in self.outer:
             noted, self.resolver.consulted = self.resolver.consulted, set()
             target = self.outside(parts)
@@ -249,7 +250,7 @@ class _File:
         """A class of the file, or of the package in Go."""
         names = self.package() if self.language == "go" else self.table.names
         found = names.get(name)
-        return found if found is not None and found.kind == "class" else None
+        return found if found is not None and found.kind in CLASSES else None
 
     def member_of_class(self, name: str, member: str) -> Target | None:
         """A method that a Java class defines or inherits."""
@@ -264,6 +265,8 @@ class _File:
             if there is None or not there.lexical:
                 return None
             return names.get(".".join(parts))
+        if len(parts) > 1 and ".".join(parts) in names:  # in a namespace or an object
+            return names[".".join(parts)]
         if head in self.heads or self.language not in PACKAGES:
             found = certain(self.imported(self.path, parts, MAX_HOPS))
             if found is not None or self.is_imported(parts):
@@ -284,7 +287,7 @@ class _File:
         """A method of a class or of its bases; None where that is not certain."""
         qualified = f"{owner.qualified_name}.{name}"
         if self.language == "go":
-            scope = self.resolver.package(folder_of(owner.path), owner.path.endswith("_test.go"))
+            scope = self.resolver.package(package_of(owner.path), owner.path.endswith("_test.go"))
         else:
             scope = self.resolver.table(owner.path).names
         if qualified in scope:
@@ -310,7 +313,7 @@ class _File:
                 owner.id, "class", owner.qualified_name, [], True, owner.scopes, [], "", "", [], []
             )
             parent = home.resolve(base, place)
-            if parent is None or parent.kind != "class" or parent.id == owner.id:
+            if parent is None or parent.kind not in CLASSES or parent.id == owner.id:
                 if found is not MISSING and self.language not in ("python", "go"):
                     return found
                 return None
@@ -433,8 +436,8 @@ def add_name(names: dict[str, Target | None], name: str, target: Target | None) 
         names[name] = target
         return
     there = names[name]
-    if there is not None and there.kind == "declaration":
-        if target is None or target.kind != "declaration":
+    if there is not None and there.kind in WEAK:
+        if target is None or target.kind not in WEAK:
             names[name] = target
-    elif target is None or target.kind != "declaration":
+    elif target is None or target.kind not in WEAK:
         names[name] = None

@@ -11,7 +11,7 @@ PYTHON = (".py", ".pyi", ".pyw", ".ipynb")
 SCRIPT_ENDINGS = (".ts", ".tsx", ".d.ts", ".js", ".jsx", ".mjs", ".cjs", ".mts", ".cts")
 SOURCE_ROOTS = frozenset({"", "src", "lib"})
 # Folders below which a Java package begins.
-JAVA_ROOTS = frozenset({"java", "src", "main", "test", "tests", "source", "sources"})
+JAVA_ROOTS = frozenset({"src", "main", "test", "tests", "source", "sources"})
 
 
 class Modules:
@@ -28,10 +28,9 @@ class Modules:
         self._go_modules = go_modules
         self.packages: dict[str, list[str]] = defaultdict(list)
         self._python: dict[str, str | None] = {}
-        self._java: dict[str, str | None] = {}
         for path, language in languages.items():
             if language in ("go", "java"):
-                self.packages[folder_of(path)].append(path)
+                self.packages[package_of(path)].append(path)
             if path.endswith(PYTHON):
                 self._add_python(path)
 
@@ -114,18 +113,22 @@ class Modules:
         return max(fitting, key=len, default=None)
 
     def java_package(self, package: str) -> str | None:
-        """The one folder that holds a Java package."""
-        if package not in self._java:
-            ending = package.replace(".", "/")
-            fitting = []
-            for folder in self.packages:
-                above = folder.removesuffix(ending)
-                root = above.rstrip("/").rpartition("/")[2]
-                whole = folder.endswith(ending) and (not above or above.endswith("/"))
-                if whole and (not above or root in JAVA_ROOTS):
-                    fitting.append(folder)
-            self._java[package] = fitting[0] if len(fitting) == 1 else None
-        return self._java[package]
+        """The key of a Java package that stands in the repository."""
+        key = f"java:{package.replace('.', '/')}"
+        return key if key in self.packages else None
+
+
+def package_of(path: str) -> str:
+    """The key of the Go or Java package that a file belongs to: Go's is its folder; Java's is
+    told by the part below the folder of sources, since main and test folders share it.
+    """
+    folder = folder_of(path)
+    if not path.endswith(".java"):
+        return folder
+    parts = folder.split("/")
+    roots = [at for at, part in enumerate(parts) if part == "java"]
+    roots = roots or [at for at, part in enumerate(parts) if part in JAVA_ROOTS]
+    return f"java:{'/'.join(parts[roots[-1] + 1 :] if roots else parts)}"
 
 
 def folder_of(path: str) -> str:

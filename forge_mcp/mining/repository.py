@@ -46,7 +46,7 @@ from forge_mcp.mining.files import SourceFile, header_language, list_files, reso
 from forge_mcp.mining.git import changed_since
 from forge_mcp.mining.languages import FIRST_TIER, language
 from forge_mcp.mining.licenses import Licenses, license_of_file
-from forge_mcp.mining.modules import Modules
+from forge_mcp.mining.modules import Modules, package_of
 from forge_mcp.mining.secrets import find_secrets
 from forge_mcp.mining.text import decode, text_skip_reason
 from forge_mcp.settings import MiningSettings, Settings, load_settings
@@ -217,7 +217,7 @@ class Mining:
         changed = set()
         for path, (known, _, _, _) in self._new.items():
             if path in languages and before[path].digest != known.digest:
-                changed |= {path, f"{posixpath.dirname(path)}/"}
+                changed |= {path, f"{package_of(path)}/"}
         return (consulting(before, changed) | self._new.keys()) & languages.keys()
 
     def _resolve(self, resolver: Resolver, path: str) -> tuple[bytes, bytes]:
@@ -349,7 +349,11 @@ def _tasks(
         grammar = grammars.get(package) or grammars.setdefault(package, version(package))
         license_name = licenses.of(file.path)
         found.licenses.setdefault(posixpath.dirname(file.path), license_name)
-        others = go_modules if file.language == "go" else ""  # its names are resolved by them
+        others = ""
+        if file.language == "go":  # its names are resolved by them
+            others = str(go_modules)
+        elif file.path.endswith(".h"):  # it may be C++
+            others = version(language("cpp").package)
         key = hashlib.sha256(f"{base} {grammar} {license_name} {others}".encode()).hexdigest()[:16]
         old = known.get(file.path)
         task = _Task(file, license_name, key, old if old is not None and old.key == key else None)
@@ -409,7 +413,8 @@ def _mine_all(job: _Job, tasks: list[_Task]) -> Iterator[FileResult]:
     except BrokenProcessPool as error:
         raise ForgeError(
             "A process that mined files died.",
-            cause="it was killed, perhaps for want of memory",
+            cause="it was killed, perhaps for want of memory; or a script called this outside of "
+            "`if __name__ == '__main__':`, which every process imports",
             next_step="Run it again with fewer processes: --set mining.workers=1",
         ) from error
     finally:  # also on Ctrl-C: what runs finishes its few files, the rest never starts

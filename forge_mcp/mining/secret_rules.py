@@ -332,9 +332,10 @@ LITERAL = (
     r"\\{0,2}(?P<quote>'''|\"\"\"|['\"`])(?P<quoted>[^\s'\"`\\]{8,512}+)\\{0,2}(?P=quote)"
 )
 QUOTED = (
-    # the end of the name, an annotation, an operator
-    r"(?:[\\'\"`\]]{0,4}+(?:\??[ \t]?:?[ \t]?[\w.\[\]|]{1,40}+[ \t]?(?==))?"
+    # the end of the name, an annotation, an operator, what makes bytes or an object of the literal
+    r"(?:[\\'\"`\]]{0,4}+(?:\??[ \t]?:?[ \t]?(?:&'static )?[\w.\[\]|&?]{1,40}+[ \t]?(?==))?"
     r"\s{0,4}+(?:[:=!]?={1,3}+>?|:{1,2}+)[\s(\[]{0,40}+"
+    r"(?:[\w.]{0,30}(?:decode|fromhex|decodestring|buffer\.from|secretstr)\(\s{0,40}+)?"
     # or it is a call, as in set_password("…"), or getenv("PASSWORD", "…")
     r"|(?P<call>\(\s{0,40}+)|(?P<default>['\"`],\s{0,40}+))" + LITERAL
 )
@@ -345,8 +346,8 @@ ASSIGNMENTS = {
     keyword: re.compile(rf"{keyword}[\w-]{{0,30}}+(?:{QUOTED}|{BARE})")
     for keyword in ("passw", "passphrase", "pwd", "secret", "token", "key", "credential", "auth")
 }
-# What a name has before its keyword, and whether the name is the first literal of a call.
-NAME_START = re.compile(r"(?P<opening>\(['\"`])?[\w.-]*\Z")
+# What opens a call whose first argument is the name; what the name has before its keyword.
+NAME_START = re.compile(r"(\(['\"`])?([\w.-]*)\Z")
 NAME_REACH = 60
 PASSWORD_NAME = re.compile(r"passw|passphrase|pwd")
 # Names whose literal need not look made by a machine.

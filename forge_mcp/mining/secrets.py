@@ -158,7 +158,7 @@ def _private_keys(text: str) -> Iterator[Found]:
 
 # -- the rules ---------------------------------------------------------------------------------
 
-SHAPE = bytes(ord("w" if chr(code) in RUN_CHARACTERS else " ") for code in range(128))
+SHAPE = bytes(ord("w" if chr(code) in RUN_CHARACTERS else " ") for code in range(256))
 # More heads in one run are no tokens, but text that was made to cost time.
 HEADS_IN_A_RUN = 8
 
@@ -168,7 +168,7 @@ def _runs(text: str) -> Iterator[tuple[int, int]]:
 
     No regex looks at each character: with this, eighty prefixes cost no more than one.
     """
-    shape = text.encode("ascii").translate(SHAPE.ljust(256))
+    shape = text.encode("ascii").translate(SHAPE)
     start = shape.find(b"w" * RUN)
     while start >= 0:
         end = shape.find(b" ", start + RUN)
@@ -206,14 +206,12 @@ def _assigned(text: str, lowered: str) -> Iterator[Found]:
         if keyword not in lowered:
             continue
         for match in pattern.finditer(lowered):
-            before = NAME_START.search(lowered[max(0, match.start() - NAME_REACH) : match.start()])
-            start, end = match.span("quoted" if match["quoted"] else "bare")
-            name, literal = (
-                f"{before and before[0]}{lowered[match.start() : start]}",
-                text[start:end],
-            )
-            if match["default"] and not (before and before["opening"]):
+            before = lowered[max(0, match.start() - NAME_REACH) : match.start()]
+            opening, first_part = NAME_START.findall(before)[0]
+            if match["default"] and not opening:
                 continue  # two items of a list
+            start, end = match.span("quoted" if match["quoted"] else "bare")
+            name, literal = first_part + lowered[match.start() : start], text[start:end]
             if _is_assigned_secret(name, literal, match):
                 yield Found(start, end, _kind_of(name, literal))
 

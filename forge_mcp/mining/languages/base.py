@@ -153,6 +153,7 @@ class Language:
     return_fields: ClassVar[tuple[str, ...]] = ("return_type", "type")
     base_nodes: ClassVar[frozenset[str]] = frozenset()  # children that name what it derives from
     self_name: ClassVar[str] = "this"
+    rebinds_this: ClassVar[frozenset[str]] = frozenset()  # anonymous functions with their own
     # Containers in which bare names are visible (namespaces), and whether a class is one.
     scopes: ClassVar[frozenset[str]] = frozenset()
     class_is_scope: ClassVar[bool] = False

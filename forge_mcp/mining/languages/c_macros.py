@@ -20,9 +20,7 @@ from tree_sitter import Node, Parser, Point, Range, Tree
 Span = tuple[int, int]
 
 MACRO = rb"[A-Z][A-Z0-9_]+"
-IN_PARENTHESES = (
-    rb"\((?:[^(){};\"]++|\"(?:[^\"\\\n]|\\.)*+\"|\((?:[^(){};]++|\((?:[^(){};]++|\([^(){};]*+\))*+\))*+\))*+\)"
-)
+IN_PARENTHESES = rb"\((?:[^(){};\"]++|\"(?:[^\"\\\n]|\\.)*+\"|\((?:[^(){};]++|\((?:[^(){};]++|\([^(){};]*+\))*+\))*+\))*+\)"
 ANNOTATION = MACRO + rb"(?:[ \t]*" + IN_PARENTHESES + rb")?"
 INITIALIZER = rb"\w+(?:<[^<>(){};]*>)?\s*(?:" + IN_PARENTHESES + rb"|\{[^{}();]*\})"
 # `class EXPORT Foo : Base {`: without an error, the grammar takes EXPORT for the name.
@@ -67,7 +65,9 @@ PATTERNS = tuple(
         rb"[\s*&]+)+)(?=(?:operator\b|\w+\s*\())",
         # Statements: `JSON_TRY {`, `BOOST_FOREACH(a, b) {`
         rb"^[ \t]+(" + MACRO + rb")[ \t]*$(?=\s*\{)",
-        rb"^[ \t]+\}?[ \t]*([A-Z_]*(?:CATCH|TRY|EACH|LOOP)[A-Z_]*\s*" + IN_PARENTHESES + rb")(?=\s*\{)",
+        rb"^[ \t]+\}?[ \t]*([A-Z_]*(?:CATCH|TRY|EACH|LOOP)[A-Z_]*\s*"
+        + IN_PARENTHESES
+        + rb")(?=\s*\{)",
         # Behind `template <…>`: `template <typename T> CONSTEXPR INLINE void f(`
         rb">\s*((?:" + ANNOTATION + rb"\s+)+)(?=[A-Za-z_~])",
         # The last parameter of a template: `template <typename T, ENABLE_IF(is_integral<T>)>`

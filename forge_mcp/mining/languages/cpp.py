@@ -102,12 +102,12 @@ class Cpp(C):
         described = super().describe(opened, first)
         around = opened.outer.parent
         if around is not None and around.type == "field_declaration_list":
-            described.extra["is_private"] = _access(opened.outer, around) == "private"
+            described.is_private = _access(opened.outer, around) == "private"
         elif _is_in_anonymous_namespace(opened.outer):
-            described.extra["is_private"] = True
+            described.is_private = True
         declarator = declaration(opened.function.child_by_field_name("declarator")).name
         if declarator is not None and TEST_MACROS.fullmatch(text(declarator)):
-            described.extra["is_test"] = True
+            described.is_test = True
             described.parameters = []
         return described
 

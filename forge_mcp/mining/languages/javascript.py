@@ -48,6 +48,9 @@ class JavaScript(Language):
     anonymous: ClassVar[frozenset[str]] = frozenset(
         {"arrow_function", "function_expression", "generator_function"}
     )
+    rebinds_this: ClassVar[frozenset[str]] = frozenset(
+        {"function_expression", "generator_function"}
+    )
     calls: ClassVar[frozenset[str]] = frozenset({"call_expression", "new_expression"})
     raises: ClassVar[frozenset[str]] = frozenset({"throw_statement"})
     returns: ClassVar[frozenset[str]] = frozenset({"return_statement"})
@@ -289,7 +292,10 @@ def _passed_on(export: Node) -> list[Import]:
         named = declared.child_by_field_name("name")
         value = declared if declared.type == "identifier" else named
         return [Import("default", "", text(value), True)] if value is not None else []
-    found = []
+    found = [
+        Import(text(first_child(held)), module, None, True)
+        for held in of_type(export.named_children, "namespace_export")
+    ]
     for clause in of_type(export.named_children, "export_clause"):
         for spec in of_type(clause.named_children, "export_specifier"):
             name = text(spec.child_by_field_name("name"))

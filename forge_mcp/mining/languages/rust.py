@@ -33,9 +33,7 @@ INNER_DOC = re.compile(r"//!|/\*!")
 # Node types at the end of a body that are no value of the function.
 NO_VALUE = re.compile(r"_item$|_declaration$|_statement$|_definition$|^ERROR$")
 DIVERGING = re.compile(r"(?:panic|todo|unimplemented|unreachable)!")
-NAMES = frozenset(
-    {"identifier", "scoped_identifier", "use_as_clause", "self", "super", "crate"}
-)
+NAMES = frozenset({"identifier", "scoped_identifier", "use_as_clause", "self", "super", "crate"})
 # Types that are written around the type that an `impl` is for, and the field that holds it.
 WRAPPERS = {
     "generic_type": "type",
@@ -138,16 +136,16 @@ class Rust(Language):
         node = opened.function
         if node.type == "macro_definition":
             exported = any(d.startswith("macro_export") for d in described.decorators)
-            described.extra["is_private"] = not exported
+            described.is_private = not exported
         elif any("async" in text(child) for child in of_type(node.children, "function_modifiers")):
             described.extra["is_async"] = True
         around = _item_around(node)
         if around is not None and (
             around.type == "trait_item" or around.child_by_field_name("trait") is not None
         ):
-            described.extra["is_private"] = False  # as visible as the trait
+            described.is_private = False  # as visible as the trait
         if _is_configured_for_tests(node):
-            described.extra["is_test"] = True
+            described.is_test = True
         return described
 
     def signature(self, opened: Opened, body: Node | None) -> str:
