@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from forge_mcp.schemas.code_blocks import CodeBlock
@@ -157,9 +159,9 @@ def span_fault(
     """(kind of the fault, what is seen) of a block's span; None where it is right."""
     if syntax is None:
         return _exact_fault(definition, block)
-    lines = [source.count(b"\n", 0, at) + 1 for at in (block.start_byte, block.end_byte - 1)]
-    if lines != [block.start_line, block.end_line]:
-        return "bytes and lines differ", f"bytes say lines {lines[0]} to {lines[1]}"
+    first, last = _line(source, block.start_byte), _line(source, block.end_byte - 1)
+    if (first, last) != (block.start_line, block.end_line):
+        return "bytes and lines differ", f"bytes say lines {first} to {last}"
     if block.start_byte > definition.start:
         detail = f"block from line {block.start_line}, definition from line {definition.line}"
         return "begins late", detail
@@ -190,6 +192,15 @@ def _overlap(definition: Definition, block: CodeBlock) -> bool:
     if definition.end is not None:
         return block.start_byte < definition.end and definition.start < block.end_byte
     return block.start_line <= definition.line <= block.end_line
+
+
+@lru_cache(maxsize=1)
+def _line_starts(source: bytes) -> list[int]:
+    return [0, *(match.end() for match in re.finditer(b"\n", source))]
+
+
+def _line(source: bytes, offset: int) -> int:
+    return bisect_right(_line_starts(source), offset)
 
 
 def _end(source: bytes, end: int) -> int:

@@ -296,8 +296,18 @@ def _skeleton(
     source: bytes,
     language: Language,
 ) -> None:
-    """Take the bodies of its methods, and of those of its inner classes, out of a class."""
-    kept, at = [], definition.start_byte
+    """Take the bodies of its methods, and of those of its inner classes, out of a class.
+
+    `metadata.skeleton` says where its lines stand: [line of the text from 0, line of the file].
+    """
+    text, at = b"", definition.start_byte
+    lines: list[list[int]] = []
+
+    def keep(end: int) -> bytes:
+        line = definition.start_row + 1 + source.count(b"\n", definition.start_byte, at)
+        lines.append([text.count(b"\n"), line])
+        return source[at:end]
+
     for method in definitions[definitions.index(definition) + 1 :]:
         if method.start_byte >= definition.end_byte:
             break
@@ -305,16 +315,15 @@ def _skeleton(
             continue
         braces = source[method.body_byte : method.body_byte + 1] == b"{"
         documented = method.described.documented_to
-        keep_to = documented or method.body_byte
-        kept.append(source[at:keep_to])
-        kept.append(b"{ ... }" if braces else _indented(source, method, documented))
+        text += keep(documented or method.body_byte)
+        text += b"{ ... }" if braces else _indented(source, method, documented)
         at = method.end_byte
-    if not kept:
+    if not lines:
         return
-    skeleton = b"".join([*kept, source[at : definition.end_byte]])
-    row["source_code"] = skeleton.decode()
-    row["tokens"] = count_leaves(language.parse(skeleton).root_node)
-    row["metadata"]["skeleton"] = True
+    text += keep(definition.end_byte)
+    row["source_code"] = text.decode()
+    row["tokens"] = count_leaves(language.parse(text).root_node)
+    row["metadata"]["skeleton"] = lines
 
 
 def _indented(source: bytes, method: Definition, documented: int) -> bytes:

@@ -15,12 +15,12 @@ FRAME = re.compile(r"[ \t]*\*(?!/)[ \t]?")
 CODE_LINE = re.compile(
     r".*[;{}]\s*$"
     r"|\s*(?:return|import|from|def|func|fn|var|let|const|class|if|for|while|end|else)\b"
-    r".*[(){}=:]\s*\w*\s*$"
+    r".*[(){}=:]\s*(?:\w+\s*)?$"
     r"|\s*[\w.\[\]]+\s*(?:=|[+\-*/]=|:=|<-)\s*\S.*"
     r"|\s*[\w.]+\([^)]*\)\s*$"
 )
 MARKUP = re.compile(
-    r"</?(?:summary|remarks|para|returns|value|example|code|c|list|item|inheritdoc)\b[^>]*>"
+    r"</?(?:summary|remarks|para|returns|value|example|code|c|list|item|inheritdoc)\b[^<>]*>"
 )
 PARAMETER = re.compile(r"<(param|typeparam|exception)\s+(?:name|cref)=\"([^\"]*)\"\s*/?>")
 REFERENCE = re.compile(r"<(?:see|seealso|paramref|typeparamref)\s+\w+=\"([^\"]*)\"\s*/?>")
@@ -48,7 +48,8 @@ def clean_block_comment(comment: str) -> str:
         lines = [lines[0], *(FRAME.sub("", line, count=1) for line in lines[1:])]
     else:  # no asterisks: the indentation that all lines share is the frame
         margins = [len(line) - len(line.lstrip()) for line in lines[1:] if line.strip()]
-        lines = [lines[0], *(line[min(margins, default=0) :] for line in lines[1:])]
+        margin = min(margins, default=0)
+        lines = [lines[0], *(line[margin:] for line in lines[1:])]
     lines[0] = lines[0].strip()
     return _without_markup("\n".join(line.rstrip() for line in lines)).strip("\n").strip()
 

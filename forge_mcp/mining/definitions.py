@@ -172,6 +172,7 @@ class _Walk:
         self.tree = tree
         self.source = source
         self.language = language
+        self.last_byte = len(source.rstrip())
         self.broken_file = tree.root_node.has_error
         # (first leaf, role, text) of calls, branches and so on that no definition has claimed
         self.loose: list[tuple[int, int, bytes]] = []
@@ -322,7 +323,8 @@ class _Walk:
             receiver=opened.receiver,
             is_lexical=opened.is_lexical,
             tokens=leaves - first + _leaves_beside(outer, node, beginning),
-            has_error=self.broken_file and outer.has_error,
+            has_error=(self.broken_file and outer.has_error)
+            or (end >= self.last_byte and not language.ends_whole(outer)),
         )
         if implicit := language.implicit_return(opened.function):
             definition.returns[implicit] = None

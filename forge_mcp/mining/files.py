@@ -19,8 +19,9 @@ its reason, file by file; a folder that is left out whole counts once:
     undecodable      no encoding makes printable text of it; its name is no UTF-8
     unreadable_notebook   what calls itself a notebook is none
     syntax_error     no definition of it can be parsed
+    miner_failed     a defect of the miner; please report it with the file
 
-The last six are found when a file is read (see text.py), in part or only.
+The last seven are found when a file is read (see text.py), in part or only.
 """
 
 from __future__ import annotations

@@ -446,7 +446,18 @@ def _mine_chunk(job: _Job, tasks: list[_Task]) -> list[FileResult]:
 
 
 def mine_file(job: _Job, task: _Task) -> FileResult:
-    """One file: read, decoded, parsed, walked. Never raises for what the file holds."""
+    """One file. Whatever goes wrong in it is told as its reason, and the others are mined."""
+    try:
+        return _mine_file(job, task)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        file = task.file
+        return FileResult(
+            file.path, Known("", task.key, "", file.language, "miner_failed", "", b"{}")
+        )
+
+
+def _mine_file(job: _Job, task: _Task) -> FileResult:
+    """Read, decode, parse, walk."""
     path, name = task.file.path, task.file.language
     known = Known("", task.key, "", name, "unreadable", "", b"{}")
     try:

@@ -37,6 +37,15 @@ class CodeBlock(Schema):
     license: str | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
 
+    def file_line(self, offset: int) -> int:
+        """The line of the file (1-based) on which a line of `source_code` (from 0) stands.
+
+        Of a skeleton, from which bodies were taken out, `metadata.skeleton` tells it.
+        """
+        pieces = self.metadata.get("skeleton") or [[0, self.start_line]]
+        line, there = max(piece for piece in pieces if piece[0] <= offset)
+        return int(there + offset - line)
+
 
 class RejectedBlock(CodeBlock):
     """A block that is not trained on, and why: a row of `rejected.jsonl`."""

@@ -128,6 +128,7 @@ def find_quote(quoted: str, documents: Sequence[CodeBlock]) -> Citation | None:
         at = text.find(quoted)
         if at >= 0:
             at += len(quoted) - len(quoted.lstrip("\n"))
-            first = document.start_line + text.count("\n", 0, at)
-            return Citation(document, first, first + quoted.strip("\n").count("\n"))
+            first = text.count("\n", 0, at)
+            last = first + quoted.strip("\n").count("\n")
+            return Citation(document, document.file_line(first), document.file_line(last))
     return None

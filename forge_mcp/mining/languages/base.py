@@ -465,6 +465,12 @@ class Language:
             return ""
         return clean_comments(self.comment_text(first, opened.outer))
 
+    def ends_whole(self, outer: Node) -> bool:
+        """Whether the last definition of a file is complete: asked where the file ends with it,
+        since some grammars take a file that was cut off for whole.
+        """
+        return True
+
     def end_of(self, outer: Node) -> int:
         """End byte of a definition."""
         return outer.end_byte

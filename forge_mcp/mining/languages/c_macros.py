@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from tree_sitter import Language as Grammar
 from tree_sitter import Node, Parser, Point, Range, Tree
@@ -20,7 +21,11 @@ from tree_sitter import Node, Parser, Point, Range, Tree
 Span = tuple[int, int]
 
 MACRO = rb"[A-Z][A-Z0-9_]+"
-IN_PARENTHESES = rb"\((?:[^(){};\"]++|\"(?:[^\"\\\n]|\\.)*+\"|\((?:[^(){};]++|\((?:[^(){};]++|\([^(){};]*+\))*+\))*+\))*+\)"
+# Balanced up to four levels, without statements and blocks.
+IN_PARENTHESES = (
+    rb"\((?:[^(){};\"]++|\"(?:[^\"\\\n]|\\.)*+\""
+    rb"|\((?:[^(){};]++|\((?:[^(){};]++|\([^(){};]*+\))*+\))*+\))*+\)"
+)
 ANNOTATION = MACRO + rb"(?:[ \t]*" + IN_PARENTHESES + rb")?"
 INITIALIZER = rb"\w+(?:<[^<>(){};]*>)?\s*(?:" + IN_PARENTHESES + rb"|\{[^{}();]*\})"
 # `class EXPORT Foo : Base {`: without an error, the grammar takes EXPORT for the name.
@@ -30,7 +35,8 @@ CLASS_MACRO = re.compile(
 )
 # Comments and literals, in which nothing counts; directives; brackets.
 LEXEME = re.compile(
-    rb"//(?:[^\n\\]|\\.)*|/\*.*?\*/|R\"([^(\s]*)\(.*?\)\1\"|\"(?:[^\"\\\n]|\\.)*\""
+    rb"//(?:[^\n\\]|\\.)*|/\*.*?(?:\*/|\Z)|R\"([^(\s]*)\(.*?(?:\)\1\"|\Z)"
+    rb"|\"(?:[^\"\\\n]|\\.)*\""
     rb"|'(?:[^'\\\n]|\\.)+'"
     rb"|^[ \t]*\#[ \t]*(?P<directive>[a-z]+)(?:[^\n\\/]|\\.|/(?![/*])|//[^\n]*|/\*.*?\*/)*"
     rb"|[{}()]",
@@ -116,6 +122,7 @@ class _Branch:
     start: int
     depth: int
     lowest: int
+    is_first: bool
 
 
 def parse(grammar: Grammar, source: bytes) -> Tree:
@@ -124,16 +131,16 @@ def parse(grammar: Grammar, source: bytes) -> Tree:
     tree = _parse(grammar, source, hidden)
     if not tree.root_node.has_error:
         return tree
-    attempts = [
-        lambda errors: set(_conditionals(source)),
-        lambda errors: set(_patterns(source)),
-        *[lambda errors: {span for node in errors for span in _unplaced(node, source)}] * ROUNDS,
-        *[lambda errors: {span for node in errors for span in _annotations(node, source)}] * 2,
+    attempts: list[Callable[[list[Node]], Iterable[Span]]] = [
+        lambda errors: _conditionals(source),
+        lambda errors: _patterns(source),
+        *[lambda errors: chain.from_iterable(_unplaced(e, source) for e in errors)] * ROUNDS,
+        *[lambda errors: chain.from_iterable(_annotations(e, source) for e in errors)] * 2,
     ]
     best = _Parsed(tree, hidden)
     refused: set[Span] = set()
     for attempt in attempts:
-        found = attempt(best.errors) - best.hidden
+        found = set(attempt(best.errors)) - best.hidden
         if found and found != refused:
             better = _improved(grammar, source, best, found, HALVINGS)
             refused = found if better is best else set()
@@ -178,7 +185,6 @@ def _conditionals(source: bytes) -> Iterator[Span]:
     comments within `#define`, behind which the grammar loses the rest of a macro.
     """
     groups: list[_Branch] = []
-    first: list[bool] = []
     depth = 0
     for match in LEXEME.finditer(source):
         directive = match["directive"]
@@ -193,24 +199,20 @@ def _conditionals(source: bytes) -> Iterator[Span]:
                 yield match.start() + comment.start(), match.start() + comment.end()
         elif directive in (b"if", b"ifdef", b"ifndef"):
             yield match.span()
-            groups.append(_Branch(match.end(), depth, depth))
-            first.append(True)
+            groups.append(_Branch(match.end(), depth, depth, is_first=True))
         elif directive in (b"elif", b"else", b"endif") and groups:
             branch = groups[-1]
             content = COMMENT.sub(b"", source[branch.start : match.start()])
             content = DIRECTIVE_LINE.sub(b"", content).strip()
             whole = depth == branch.depth == branch.lowest
-            if not first[-1] and content and not (whole and content[-1:] in COMPLETE):
+            if not branch.is_first and content and not (whole and content[-1:] in COMPLETE):
                 yield branch.start, match.start() - 1
                 depth = branch.depth
             yield match.span()
             if directive == b"endif":
                 groups.pop()
-                first.pop()
             else:
-                # Brackets that the first branch opens stay open behind the group.
-                groups[-1] = _Branch(match.end(), depth, depth)
-                first[-1] = False
+                groups[-1] = _Branch(match.end(), depth, depth, is_first=False)
 
 
 def _patterns(source: bytes) -> Iterator[Span]:
@@ -246,7 +248,8 @@ def _unplaced(node: Node, source: bytes) -> Iterator[Span]:
         return
     span, error = (node.start_byte, node.end_byte), source[node.start_byte : node.end_byte]
     if node.is_missing:
-        if parent.type == "expression_statement" and node.type == ";":
+        kind = parent.children[0].type
+        if parent.type == "expression_statement" and kind in ("call_expression", "identifier"):
             yield parent.start_byte, parent.end_byte
         elif parent.type == "compound_literal_expression":  # `T x = {}` as a parameter
             equals = parent.prev_sibling

@@ -36,6 +36,7 @@ PARENTHESES = rb"\((?:[^()\"]|" + STRING + rb"|\((?:[^()\"]|" + STRING + rb"|\([
 ANNOTATION = re.compile(
     rb"@(?!file:)(?:[a-z]+:)?(?:\w++\.)*+[A-Z]\w*+(?:<[^<>\n]*+>)?(?:" + PARENTHESES + rb")?"
 )
+LAST_PAIR = re.compile(rb"(?s).*[^\r\n]{2}")
 ANNOTATIONS = re.compile(rb"(?m)^(?:" + ANNOTATION.pattern + rb"[ \t]*+)++")
 # The grammar asks for a separator before the brace that ends a class body on the same line, and
 # does not let these keywords be names.
@@ -264,10 +265,12 @@ def _repairs(source: bytes) -> Iterator[bytes]:
 def _as_comment(annotation: re.Match[bytes]) -> bytes:
     """An annotation as a block comment of its length, with its line breaks."""
     found = annotation[0]
-    end = len(found.rstrip(b") \t\r\n") if found.endswith(b"\n)") else found)
-    if end < 4 or b"/*" in found or b"*/" in found or b"\n" in found[end - 2 : end]:
+    last = LAST_PAIR.match(found)  # the mark that ends the comment must stand on one line
+    end = last.end() if last is not None else 0
+    if end < len("/**/"):
         return found
-    return b"/*" + found[2 : end - 2] + b"*/" + found[end:].replace(b")", b" ")
+    inner = re.sub(rb"[/*]", b" ", found[2 : end - 2])
+    return b"/*" + inner + b"*/" + re.sub(rb"[^\r\n]", b" ", found[end:])
 
 
 def _is_annotation(comment: Node) -> bool:

@@ -24,6 +24,7 @@ from forge_mcp.mining.languages.base import (
 from forge_mcp.schemas.code_blocks import BlockType
 
 CONSTANT = re.compile(r"_{0,2}[A-Z][A-Z0-9_]*|__\w+__")
+TRY_CLAUSES = frozenset({"except_clause", "except_group_clause", "finally_clause"})
 PREFIXED = re.compile(r"\s*([A-Za-z]*)(\"\"\"|'''|\"|')")
 INDENT = re.compile(r"\n([ \t]*)(?=[^\s])")
 
@@ -87,10 +88,10 @@ class Python(Language):
         for child in node.children:
             kind = child.type
             if kind == "block":
-                literal = _docstring_node(child)
-                if literal is not None:
+                literal, statement = _docstring_node(child), _first_statement(child)
+                if literal is not None and statement is not None:
                     described.docstring = _literal(text(literal))
-                    described.documented_to = literal.end_byte
+                    described.documented_to = statement.end_byte
             elif kind == "parameters":
                 described.parameters = _parameters(child)
             elif kind == "type":
@@ -154,6 +155,19 @@ class Python(Language):
             return found[1:]
         return found
 
+    def ends_whole(self, outer: Node) -> bool:
+        """Not behind a colon, nor with a `try` alone: the grammar lets both pass."""
+        node = outer
+        while node.child_count:
+            kinds = {child.type for child in node.children}
+            if node.type == "try_statement" and not kinds & TRY_CLAUSES:
+                return False
+            last = node.child(node.child_count - 1)
+            if last is None:
+                return False
+            node = last
+        return node.type not in (":", "block")
+
     def end_of(self, outer: Node) -> int:
         """The grammar counts indented comments behind the last statement in; Python does not."""
         whole = outer.text or b""
@@ -209,13 +223,17 @@ def _aliased(node: Node) -> bool:
     return node.type == "aliased_import"
 
 
-def _docstring_node(body: Node) -> Node | None:
-    """The string literal that stands first in a body, also in parentheses or in pieces."""
-    statement = None
+def _first_statement(body: Node) -> Node | None:
     for at in range(body.named_child_count):
         statement = body.named_child(at)
-        if statement is None or statement.type != "comment":
-            break
+        if statement is not None and statement.type != "comment":
+            return statement
+    return None
+
+
+def _docstring_node(body: Node) -> Node | None:
+    """The string literal that stands first in a body, also in parentheses or in pieces."""
+    statement = _first_statement(body)
     if statement is None or statement.type != "expression_statement":
         return None
     value = first_child(statement)
