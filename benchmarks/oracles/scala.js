@@ -8,8 +8,10 @@ const KINDS = new Set([
   'Defn.Def',
   'Decl.Def',
   'Defn.Enum',
+  'Defn.Macro',
   'Defn.Object',
   'Defn.Trait',
+  'Defn.Type',
   'Ctor.Secondary',
   'Pkg.Object',
 ]);
@@ -34,6 +36,12 @@ run((text) => {
       const { start, end } = node.pos;
       const name = node.type === 'Ctor.Secondary' ? 'this' : node.name.value;
       found.push({ kind: node.type, names: [name], start, end });
+    } else if (node.type === 'Defn.Val' && node.rhs.type === 'Term.Function') {
+      const { start, end } = node.pos;
+      const [pattern] = node.pats;
+      if (node.pats.length === 1 && pattern.type === 'Pat.Var') {
+        found.push({ kind: 'bound function', names: [pattern.name.value], start, end });
+      }
     }
     for (const key of Object.keys(node)) if (key !== 'pos') visit(node[key]);
   }

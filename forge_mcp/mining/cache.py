@@ -224,6 +224,8 @@ def _checksum(values: Iterable[Any]) -> str:
 
 def _connect(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path)
+    # Damaged text is read too: its row's checksum tells.
+    database.text_factory = lambda data: data.decode("utf-8", "replace")
     try:
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=NORMAL")

@@ -10,7 +10,7 @@ LICENSE_HEADER = re.compile(
     r"|redistribution and use in source",
     re.IGNORECASE,
 )
-LINE_MARK = re.compile(r"\s*(?:///?!?|//!|#+!?|--+|;+)(?:[ \t]?)(.*)")
+LINE_MARK = re.compile(r"\s*(?:///?!?(?:<(?=\s|$))?|#+!?|--+|;+)(?:[ \t]?)(.*)")
 FRAME = re.compile(r"[ \t]*\*(?!/)[ \t]?")
 CODE_LINE = re.compile(
     r".*[;{}]\s*$"
@@ -41,7 +41,7 @@ def clean_comments(comments: str) -> str:
 def clean_block_comment(comment: str) -> str:
     """Text of a JSDoc, Javadoc or Doxygen comment without its frame of asterisks."""
     inner = comment.replace("\r\n", "\n").removeprefix("/*").removesuffix("*/")
-    inner = re.sub(r"^[*!]+<?", "", inner).rstrip("*")
+    inner = re.sub(r"(?:^|(?<=\s))\*+$", "", re.sub(r"^[*!]+(?:<(?=\s))?", "", inner))
     lines = inner.split("\n")
     framed = all(FRAME.match(line) for line in lines[1:] if line.strip())
     if framed:

@@ -495,6 +495,8 @@ def _file(
         if name := language.rebinds(child):
             rebound.add(name)
         behind = behind or child.end_byte > limit or child.type == "ERROR"
+        if child.start_byte == child.end_byte:  # a token that the parser missed
+            continue
         if not behind and (run or child.type not in language.comments or child == documented):
             run.append(child)
             own += found

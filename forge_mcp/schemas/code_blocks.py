@@ -43,7 +43,8 @@ class CodeBlock(Schema):
         Of a skeleton, from which bodies were taken out, `metadata.skeleton` tells it.
         """
         pieces = self.metadata.get("skeleton") or [[0, self.start_line]]
-        line, there = max(piece for piece in pieces if piece[0] <= offset)
+        # A piece begins behind a body, within a line that an earlier piece began.
+        line, there = max((piece for piece in pieces if piece[0] < offset), default=pieces[0])
         return int(there + offset - line)
 
 

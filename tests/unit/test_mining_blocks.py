@@ -23,6 +23,7 @@ from forge_mcp.mining.definitions import count_leaves, find_definitions
 from forge_mcp.mining.languages import language, language_of
 from forge_mcp.mining.secrets import find_secrets
 from forge_mcp.mining.text import decode
+from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.settings import load_settings
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "languages"
@@ -111,7 +112,16 @@ def signatures(tree: ast.AST) -> list[tuple[str, str, str | None, list[str]]]:
     return found
 
 
-@hypothesis_settings(max_examples=120, deadline=None)
+def check_lines(skeleton: dict[str, Any], data: str) -> None:
+    """That `file_line` finds the lines of a skeleton in its file."""
+    block = CodeBlock.model_construct(**skeleton)
+    in_file = data.split("\n")
+    for number, line in enumerate(skeleton["source_code"].split("\n")):
+        kept = line.partition("...")[0].rstrip("{; \r")
+        assert in_file[block.file_line(number) - 1].startswith(kept)
+
+
+@hypothesis_settings(max_examples=80, deadline=None)
 @given(source=python_classes(), ending=st.sampled_from(["\n", "\r\n"]))
 def test_a_python_skeleton_keeps_signatures_and_docstrings_and_no_body(
     source: str, ending: str
@@ -120,7 +130,7 @@ def test_a_python_skeleton_keeps_signatures_and_docstrings_and_no_body(
     data = source.replace("\n", ending) + ending
     blocks = {block.row["qualified_name"]: block for block in blocks_of(data, max_tokens=1)}
     skeleton = blocks["C0"].row
-    assert skeleton["metadata"]["skeleton"] is True
+    check_lines(skeleton, data)
     assert "BODY" not in skeleton["source_code"]
     for number in range(1, 7):
         assert skeleton["source_code"].count(f"KEPT_{number}") == source.count(f"KEPT_{number}")
@@ -141,14 +151,10 @@ def test_a_python_skeleton_keeps_signatures_and_docstrings_and_no_body(
 @hypothesis_settings(max_examples=40, deadline=None)
 @given(source=python_classes(), limit=st.integers(1, 200))
 def test_only_classes_over_the_limit_become_skeletons(source: str, limit: int) -> None:
-    usual = {block.row["qualified_name"]: block for block in blocks_of(source)}
-    for name, block in usual.items():
-        limited = next(
-            b for b in blocks_of(source, max_tokens=limit) if b.symbol.id == f"f::{name}"
-        )
+    for block, limited in zip(blocks_of(source), blocks_of(source, max_tokens=limit), strict=True):
         over = block.row["tokens"] > limit
         shortened = over and block.row["block_type"] == "class"
-        assert limited.row["metadata"].get("skeleton", False) == shortened
+        assert ("skeleton" in limited.row["metadata"]) == shortened
         if not shortened:
             assert limited.row["source_code"] == block.row["source_code"]
             assert limited.row["tokens"] == block.row["tokens"]
@@ -236,7 +242,7 @@ JAVA_SKELETON = """class A {
 def test_skeletons_of_other_languages(name: str, source: str, skeleton: str) -> None:
     rows = rows_of(source, name, max_tokens=1)
     assert rows["A"]["source_code"] == skeleton
-    assert rows["A"]["metadata"]["skeleton"] is True
+    check_lines(rows["A"], source)
     assert rows["A.m"]["source_code"] in source
     assert "{ ... }" not in rows["A.m"]["source_code"]
     assert "skeleton" not in rows_of(source, name)["A"]["metadata"]
@@ -454,7 +460,7 @@ def test_text_is_the_files_bytes_at_its_span(data: st.DataObject) -> None:
         content = files[block.path]
         encoding = block.metadata.get("encoding", "utf-8")
         span = content[block.start_byte : block.end_byte].decode(encoding)
-        if not block.metadata.get("skeleton"):
+        if "skeleton" not in block.metadata:
             assert span == block.source_code
         else:
             assert limit == 1

@@ -156,6 +156,9 @@ CHOICES: dict[str, Settings] = {
 }
 
 
+EDITED = [*PYTHON_FILES, *SCRIPT_FILES, *GO_FILES, *JAVA_FILES, "go.mod"]
+
+
 @st.composite
 def edits(draw: st.DrawFn) -> tuple[str, str, str]:
     """What is done to a repository between two runs: (what, path, content)."""
@@ -168,7 +171,7 @@ def edits(draw: st.DrawFn) -> tuple[str, str, str]:
     if what in ("touch", "remove"):
         return what, path, ""
     if what == "rename":
-        others = [other for other in REPOSITORY if Path(other).suffix == Path(path).suffix]
+        others = [other for other in EDITED if Path(other).suffix == Path(path).suffix]
         return what, path, draw(st.sampled_from(others))
     if path == "go.mod":
         return what, path, draw(st.sampled_from(["module example.com/m\n", "module other\n", ""]))

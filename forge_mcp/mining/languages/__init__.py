@@ -8,6 +8,8 @@ from pathlib import PurePosixPath
 from forge_mcp.errors import BadInput
 from forge_mcp.mining.languages.base import Language
 from forge_mcp.mining.languages.bash import Bash
+from forge_mcp.mining.languages.c import C
+from forge_mcp.mining.languages.cpp import Cpp
 from forge_mcp.mining.languages.csharp import CSharp
 from forge_mcp.mining.languages.go import Go
 from forge_mcp.mining.languages.java import Java
@@ -16,11 +18,31 @@ from forge_mcp.mining.languages.kotlin import Kotlin
 from forge_mcp.mining.languages.php import Php
 from forge_mcp.mining.languages.python import Python
 from forge_mcp.mining.languages.ruby import Ruby
+from forge_mcp.mining.languages.rust import Rust
+from forge_mcp.mining.languages.scala import Scala
+from forge_mcp.mining.languages.swift import Swift
 from forge_mcp.mining.languages.typescript import Tsx, TypeScript
 
 LANGUAGES: dict[str, type[Language]] = {
     kind.name: kind
-    for kind in (Python, JavaScript, TypeScript, Tsx, Go, Java, CSharp, Ruby, Php, Kotlin, Bash)
+    for kind in (
+        Python,
+        JavaScript,
+        TypeScript,
+        Tsx,
+        Go,
+        Java,
+        CSharp,
+        Ruby,
+        Php,
+        Kotlin,
+        Bash,
+        Rust,
+        C,
+        Cpp,
+        Swift,
+        Scala,
+    )
 }
 # Their names are resolved through imports and scopes to the blocks that they mean.
 FIRST_TIER = frozenset({"python", "javascript", "typescript", "tsx", "go", "java"})

@@ -420,8 +420,11 @@ class Language:
             ):
                 break
             else:
+                block = text(before).startswith("/*")
+                if block and run.type in self.comments:  # line comments stand between
+                    break
                 run = before
-                if text(before).startswith("/*"):
+                if block:
                     break
         if run.id == first.id:
             return first

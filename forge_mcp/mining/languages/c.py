@@ -38,7 +38,7 @@ DIRECTIVE = re.compile(
     r"//[/!]<|/\*[*!]<"
     r"|/[/*]+\s*(?:clang-format|NOLINT|IWYU|[LG]COV_|cppcheck|coverity|lint\b|NOSONAR)"
 )
-RULER = re.compile(r"^[ \t]*[-=*/#~+_]{3,}[ \t]*\n?", re.MULTILINE)
+RULER = re.compile(r"^[ \t]*[-=*/#~+_]{3,}[ \t]*|[ \t]*[-=*/#~+_]{3,}$", re.MULTILINE)
 FILE_COMMENT = re.compile(r"[@\\]file\b")
 
 
@@ -202,7 +202,7 @@ class C(Language):
         kind = "var_positional" if "variadic" in node.type else "positional_only"
         end = declarator.end_byte if declarator is not None else node.end_byte
         if name is None:
-            whole = text(node)
+            whole = text(node).partition("=")[0].strip()
             return Parameter(whole, whole, text(default), kind)
         to = name.start_byte if name.end_byte == end else end
         annotation = text_between(node, node.start_byte, to).strip()
@@ -218,7 +218,7 @@ class C(Language):
 
     def docstring(self, opened: Opened, first: Node) -> str:
         """Without rulers (`/*=====*/`), and without the second asterisk of a frame."""
-        docstring = RULER.sub("", super().docstring(opened, first) + "\n").strip()
+        docstring = RULER.sub("", super().docstring(opened, first)).strip()
         lines = docstring.split("\n")
         if all(line.startswith("*") for line in lines if line.strip()):
             lines = [line.removeprefix("*").removeprefix(" ") for line in lines]

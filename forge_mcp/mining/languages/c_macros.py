@@ -33,6 +33,12 @@ CLASS_MACRO = re.compile(
     rb"\b(?:class|struct|union|enum)\s+(?:class\s+)?(" + ANNOTATION + rb")\s+"
     rb"(?!final\b)(?=[A-Za-z_][\w:]*\s*(?:<[^;{}()]*>\s*)?(?:final\s*)?(?::[^:]|\{))"
 )
+# The guard of a header, of which everything else would be a branch.
+GUARD = re.compile(
+    rb"(?:\s|//[^\n]*|/\*.*?\*/)*(\#[ \t]*ifndef[ \t]+(\w+)[^\n]*)\n\s*\#[ \t]*define[ \t]+\2\b",
+    re.DOTALL,
+)
+GUARD_END = re.compile(rb"(\#[ \t]*endif)(?:\s|//[^\n]*|/\*.*?\*/)*\Z", re.DOTALL)
 # Comments and literals, in which nothing counts; directives; brackets.
 LEXEME = re.compile(
     rb"//(?:[^\n\\]|\\.)*|/\*.*?(?:\*/|\Z)|R\"([^(\s]*)\(.*?(?:\)\1\"|\Z)"
@@ -96,6 +102,7 @@ WORDS = re.compile(rb"(?:[A-Za-z_]\w*+[\s*&]*+)++")
 MACRO_CALL = re.compile(MACRO + IN_PARENTHESES + rb"\s*;?")
 EXPRESSIONS = frozenset(
     {"argument_list", "binary_expression", "unary_expression", "call_expression"}
+    | {"parameter_declaration", "optional_parameter_declaration"}
 )
 JOINED = re.compile(rb"\w\w")  # without what stands between, two words would be read as one
 CONSTRUCTOR = re.compile(rb"~?\w+\s*\(.*\)[^()]*:", re.DOTALL)
@@ -128,6 +135,9 @@ class _Branch:
 def parse(grammar: Grammar, source: bytes) -> Tree:
     """The tree of a file with as few errors as hiding macros can bring about."""
     hidden = {match.span(1) for match in CLASS_MACRO.finditer(source)}
+    if guard := GUARD.match(source):
+        end = GUARD_END.search(source, source.rfind(b"#", guard.end()))
+        hidden |= {guard.span(1), end.span(1)} if end else set()
     tree = _parse(grammar, source, hidden)
     if not tree.root_node.has_error:
         return tree

@@ -50,6 +50,7 @@ class Cpp(C):
     containers: ClassVar[frozenset[str]] = frozenset({"namespace_definition"})
     anonymous: ClassVar[frozenset[str]] = frozenset({"lambda_expression"})
     raises: ClassVar[frozenset[str]] = frozenset({"throw_statement"})
+    calls: ClassVar[frozenset[str]] = C.calls | {"new_expression"}
     branches: ClassVar[frozenset[str]] = C.branches | {"for_range_loop", "catch_clause"}
     logical_operators: ClassVar[frozenset[str]] = C.logical_operators | {"and", "or"}
     imports_at: ClassVar[frozenset[str]] = C.imports_at | {
@@ -131,6 +132,10 @@ class Cpp(C):
         _, own = _split(declarator.name)
         if own is not None and own.type == "operator_cast":
             return text(own.child_by_field_name("type"))
+        members = node.parent
+        around = members.parent if members is not None else None
+        if around is not None and text(around.child_by_field_name("name")) == text(own):
+            return ""  # a constructor behind a macro
         return super().returned(node)
 
     def parameters(self, node: Node) -> list[Parameter]:

@@ -35,7 +35,7 @@ class Scala(Language):
     """Types (also `given` instances with a body), methods with or without one, type aliases, and
     values of a file or a type that hold a function.
 
-    What an `extension` adds is named as if it stood in the type. Cases of an enum and the classes'
+    A `given` without a body is a function, if it has a name. What an `extension` adds is named as if it stood in the type. Cases of an enum and the classes'
     own parameters are no definitions. `&&` and `||` are methods and do not count as branches.
     """
 
@@ -104,7 +104,7 @@ class Scala(Language):
         if node.type == "given_definition":
             body = self.body(node)
             kind = "class" if body is not None and body.type in TEMPLATES else "function"
-            name = name or _given_name(node)
+            name = name or (_given_name(node) if kind == "class" else "")
         if not name or not name.isprintable():
             return None
         opened = Opened("method" if inside and kind == "function" else kind, name, node, node)
