@@ -6,7 +6,8 @@ Packages with fixed versions are fetched with pip, npm and apt-get (Debian 12), 
 again by each language's oracle: Python's `ast`, acorn, TypeScript's own parser, universal-ctags
 and others. A definition is matched where the miner has a block of its name and its span. Files
 that the miner leaves out on purpose (generated, minified, below `vendor`, …) and files that the
-oracle cannot parse are counted apart. Exit code 1 where a goal is missed.
+oracle cannot parse are counted apart. Exit code 1 where a goal is missed or a comparison could not
+be run.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def read_sources(
     """
     project, limit = settings.project, settings.mining.max_file_bytes
     listing = list_files(root, project.include, project.exclude, limit)
-    left_out = Counter({reason: listing.skipped[reason] for reason in ON_PURPOSE})
+    reasons = (*ON_PURPOSE, "excluded") if task.exclude else ON_PURPOSE
+    left_out = Counter({reason: listing.skipped[reason] for reason in reasons})
     sources = {}
     for file in listing.files:
         data = (root / file.path).read_bytes()
@@ -193,27 +195,28 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the comparisons that are asked for; 1 where a goal is missed."""
+    """Run the comparisons that are asked for; 1 where a goal is missed or one could not be run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--language", choices=TASKS, action="append", help="default: all")
     parser.add_argument("--cache", type=Path, help="folder of the packages that were fetched")
     parser.add_argument("--json", type=Path, help="also write every difference into this file")
     given = parser.parse_args(arguments)
     cache = given.cache or Path(tempfile.gettempdir()) / "forge-mining-oracles"
-    reports = []
-    try:
-        for name in given.language or TASKS:
-            if missing := [part for part in TASKS[name].languages if part not in LANGUAGES]:
-                print(f"\n## {name}: not mined yet ({', '.join(missing)})")
-                continue
+    reports, failed = [], False
+    for name in given.language or TASKS:
+        if missing := [part for part in TASKS[name].languages if part not in LANGUAGES]:
+            print(f"\n## {name}: not mined ({', '.join(missing)})")
+            continue
+        try:
             reports.append(run(name, cache.resolve()))
-            show(reports[-1])
-    except ForgeError as error:
-        print(error, file=sys.stderr)
-        return 1
+        except ForgeError as error:
+            print(f"\n## {name}\n{error}", file=sys.stderr)
+            failed = True
+            continue
+        show(reports[-1])
     if given.json:
         given.json.write_text(json.dumps([as_json(report) for report in reports], indent=1) + "\n")
-    return 0 if all(report.passed for report in reports) else 1
+    return 1 if failed or not all(report.passed for report in reports) else 0
 
 
 if __name__ == "__main__":

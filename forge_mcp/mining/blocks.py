@@ -32,12 +32,14 @@ SOURCE_ROOTS = ("src", "lib")
 class Symbol(NamedTuple):
     """What dependencies.py must know of a block.
 
-    `kind` is "declaration" for an overload, which its implementation stands for, "type" for what
-    TypeScript knows beside a value of the same name, else the block's type. `bases`, and `uses`: the names that the block calls, derives from and is decorated by.
-    `scopes` are the qualified names within which its bare names are looked up, the innermost
-    first; `hidden` are names that parameters and local variables take. `receiver` is the name by
-    which it calls its own object, `owner` that object's class. `imports` are known in it alone.
-    `lexical`: its name is bound where it stands, not assigned to some object.
+    kind: "declaration" for an overload, which its implementation stands for; "type" for what
+        TypeScript knows beside a value of the same name; else the block's type.
+    lexical: its name is bound where it stands, not assigned to some object.
+    scopes: qualified names within which its bare names are looked up, the innermost first.
+    hidden: names that parameters and local variables take.
+    receiver, owner: the name by which it calls its own object, and that object's class.
+    uses: the names that it calls, derives from and is decorated by.
+    imports: those that are known in it alone.
     """
 
     id: str
@@ -235,6 +237,11 @@ def _symbol(
         language == "python" and any(d.rpartition(".")[2] == "overload" for d in decorators)
     )
     is_class = definition.kind == "class"
+    hidden = hidden_names(definition, source, language, uses, known)
+    # A decorator is looked up outside of the function.
+    outer = {decorator.partition(".")[0] for decorator in decorators} - {
+        call.partition(".")[0] for call in definition.calls
+    }
     kind = "declaration" if overload and not is_class else row["block_type"]
     if is_class and definition.label in ("type", "interface") and language in ("typescript", "tsx"):
         kind = "type"
@@ -251,7 +258,7 @@ def _symbol(
         definition.is_lexical,
         # What a class derives from is not looked up in the class itself.
         [s for s in definition.scopes if not is_class or s != definition.qualified_name],
-        hidden_names(definition, source, language, uses, known),
+        [name for name in hidden if name not in outer],
         definition.receiver,
         definition.owner,
         list(uses),

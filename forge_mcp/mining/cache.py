@@ -240,6 +240,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         columns = [row[1] for row in database.execute("PRAGMA table_info(files)")]
         if columns != COLUMNS:
             raise sqlite3.DatabaseError(f"columns {columns}")
+        database.execute("BEGIN IMMEDIATE")  # fails where its head says that it is only to be read
+        database.rollback()
     except sqlite3.DatabaseError:
         database.close()
         raise

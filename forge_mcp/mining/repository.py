@@ -271,7 +271,8 @@ class Mining:
             self._known[path] = known
             return
         data = b"\n".join(result.rows)
-        self._new[path] = (known, result.names, self._spool.tell(), len(data))
+        start = self._spool.seek(0, os.SEEK_END)  # rows may have been read meanwhile
+        self._new[path] = (known, result.names, start, len(data))
         self._spool.write(data)
 
     def skip(self, reasons: Counter[str]) -> None:

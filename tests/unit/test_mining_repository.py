@@ -371,12 +371,16 @@ class Warmed:
             same(mine(self.root, cache=here), self.expected)
             same(mine(self.root, cache=here), self.expected)
 
-    def changed(self, here: Path, statement: str, *values: object) -> bytes:
-        """The cache after an SQL statement."""
+    def changed(self, here: Path, *statements: str | tuple[str, object]) -> bytes:
+        """The cache after SQL statements, perhaps with a value."""
         path = here / "mining.db"
         path.write_bytes(self.data)
         with sqlite3.connect(path) as opened:
-            opened.execute(statement, values)
+            for statement in statements:
+                if isinstance(statement, str):
+                    opened.execute(statement)
+                else:
+                    opened.execute(statement[0], statement[1:])
         opened.close()
         return path.read_bytes()
 
@@ -413,6 +417,11 @@ def test_what_is_no_database_is_thrown_away(warmed: Warmed, data: bytes) -> None
     warmed.check(data)
 
 
+def test_a_cache_that_can_only_be_read_is_thrown_away(warmed: Warmed) -> None:
+    """The 19th byte of SQLite's header: a version above 2 that it may not write."""
+    warmed.check(warmed.data[:18] + b"\x07" + warmed.data[19:])
+
+
 COLUMNS = ("stamp", "key", "sha256", "language", "skipped", "digest", "counts", "names")
 
 
@@ -421,7 +430,7 @@ COLUMNS = ("stamp", "key", "sha256", "language", "skipped", "digest", "counts", 
 def test_garbage_inside_a_row_never_gives_other_lines(
     warmed: Warmed, tmp_path: Path, column: str, value: object
 ) -> None:
-    warmed.check(warmed.changed(tmp_path, f"UPDATE files SET {column} = ?", value))
+    warmed.check(warmed.changed(tmp_path, (f"UPDATE files SET {column} = ?", value)))
 
 
 @pytest.mark.parametrize(
@@ -440,6 +449,14 @@ def test_a_cache_of_another_shape_never_gives_other_lines(
 ) -> None:
     """As one that another version has left behind."""
     warmed.check(warmed.changed(tmp_path, statement))
+
+
+@pytest.mark.parametrize("column", ["names", "blocks", "rejected"])
+def test_damaged_rows_together(warmed: Warmed, tmp_path: Path, column: str) -> None:
+    """Two rows are lost, and of a third what is only looked at when it is needed."""
+    lost = "UPDATE files SET counts = x'00' WHERE path IN ('a.py', 't/core.ts')"
+    damaged = f"UPDATE files SET {column} = x'00' WHERE path IN ('g/b.go', 't/a.ts')"  # noqa: S608
+    warmed.check(warmed.changed(tmp_path, lost, damaged))
 
 
 def test_a_cache_that_another_process_holds_is_done_without(tmp_path: Path) -> None:

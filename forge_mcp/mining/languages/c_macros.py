@@ -34,11 +34,11 @@ CLASS_MACRO = re.compile(
     rb"(?!final\b)(?=[A-Za-z_][\w:]*\s*(?:<[^;{}()]*>\s*)?(?:final\s*)?(?::[^:]|\{))"
 )
 # The guard of a header, of which everything else would be a branch.
+BLANK = rb"(?:\s++|//[^\n]*+|(?>/\*.*?\*/))*+"
 GUARD = re.compile(
-    rb"(?:\s|//[^\n]*|/\*.*?\*/)*(\#[ \t]*ifndef[ \t]+(\w+)[^\n]*)\n\s*\#[ \t]*define[ \t]+\2\b",
-    re.DOTALL,
+    BLANK + rb"(\#[ \t]*ifndef[ \t]+(\w+)[^\n]*)\n\s*\#[ \t]*define[ \t]+\2\b", re.DOTALL
 )
-GUARD_END = re.compile(rb"(\#[ \t]*endif)(?:\s|//[^\n]*|/\*.*?\*/)*\Z", re.DOTALL)
+GUARD_END = re.compile(rb"(\#[ \t]*endif)" + BLANK + rb"\Z", re.DOTALL)
 # Comments and literals, in which nothing counts; directives; brackets.
 LEXEME = re.compile(
     rb"//(?:[^\n\\]|\\.)*|/\*.*?(?:\*/|\Z)|R\"([^(\s]*)\(.*?(?:\)\1\"|\Z)"

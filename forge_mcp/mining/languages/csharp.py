@@ -223,6 +223,9 @@ def parse_repaired(parser: Parser, source: bytes, copies: Iterable[bytes]) -> Tr
 
     Returns:
         The tree with the fewest errors. The texts of its nodes are those of `source`.
+
+    Raises:
+        ValueError: there is no copy.
     """
     trees: list[tuple[int, Tree]] = []
     for copy in copies:
@@ -232,6 +235,8 @@ def parse_repaired(parser: Parser, source: bytes, copies: Iterable[bytes]) -> Tr
         trees.append((_errors(tree.root_node), tree))
         if not trees[-1][0]:
             break
+    if not trees:
+        raise ValueError("The grammar cannot parse the file in any form.")
     return min(trees, key=itemgetter(0))[1]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import ClassVar
 
-from tree_sitter import Node, Tree
+from tree_sitter import Node, Parser, Tree
 
 from forge_mcp.mining.languages.base import (
     Described,
@@ -28,6 +28,7 @@ FUNCTION_VALUES = frozenset({"lambda_literal", "anonymous_function"})
 CLASS_BODIES = frozenset({"class_body", "enum_class_body"})
 BODIES = ("class_body", "enum_class_body", "function_body", "block", "getter", "setter")
 TYPES = ("user_type", "nullable_type", "function_type", "parenthesized_type", "non_nullable_type")
+STUCK_CALLS, STUCK_BYTES, CHUNK_BYTES = 500, 25, 8192
 UPPER_CASE = re.compile(r"[A-Z][A-Z0-9_]*")
 # An annotation, and all that begin a line. At the top of a file the grammar may read them, and what
 # they annotate, as an expression.
@@ -103,8 +104,12 @@ class Kotlin(Language):
     def parse(self, source: bytes) -> Tree:
         """Annotations at the top of a file are comments to the parser, as the grammar takes some
         of them, with what they annotate, for expressions.
+
+        Raises:
+            ValueError: the grammar would never finish.
         """
-        return parse_repaired(self.parser, source, _repairs(source))
+        finite = (copy for copy in _repairs(source) if _finishes(self.parser, copy))
+        return parse_repaired(self.parser, source, finite)
 
     def opens(self, node: Node) -> Opened | None:
         """Declarations; function values, objects and accessors that belong to a property."""
@@ -260,6 +265,31 @@ def _repairs(source: bytes) -> Iterator[bytes]:
     renamed = SOFT_KEYWORD.sub(lambda word: word[0][:-1] + word[0][-1:].upper(), hidden)
     renamed = ACTUAL_CONSTRUCTOR.sub(b"      ", renamed)
     yield LAST_MEMBER.sub(b";", renamed)
+
+
+def _finishes(parser: Parser, source: bytes) -> bool:
+    """Whether the grammar comes to an end: its scanner may repeat an empty token for ever.
+
+    Such a parse stays at one offset. So does one that is done and balances its tree, for a while
+    that grows with the size of the file (a tenth of the limit here).
+    """
+    reached, calls = -1, 0
+
+    def is_stuck(offset: int, has_error: bool) -> bool:
+        nonlocal reached, calls
+        calls = calls + 1 if offset <= reached else 0
+        reached = max(reached, offset)
+        return calls > STUCK_CALLS + len(source) // STUCK_BYTES
+
+    def chunk(offset: int, point: object) -> bytes:
+        return source[offset : offset + CHUNK_BYTES]
+
+    try:
+        parser.parse(chunk, progress_callback=is_stuck)
+    except ValueError:  # stopped by the callback
+        parser.reset()
+        return False
+    return True
 
 
 def _as_comment(annotation: re.Match[bytes]) -> bytes:

@@ -132,6 +132,14 @@ class Scala(Language):
             return node.child_by_field_name("value")
         return super().body(node)
 
+    def signature(self, opened: Opened, body: Node | None) -> str:
+        """What stands before the body and the comments before it."""
+        while body is not None and (before := body.prev_sibling) is not None:
+            if before.type not in self.comments:
+                break
+            body = before
+        return super().signature(opened, body)
+
     def bases(self, node: Node) -> list[str]:
         """What is extended, mixed in and derived; of a `given`, what it is an instance of."""
         if node.type == "given_definition":

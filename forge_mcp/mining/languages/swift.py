@@ -120,6 +120,8 @@ class Swift(Language):
                 c for c in of_type(names, "pattern") if c.child_by_field_name("bound_identifier")
             ]
             return text(bound[0]) if len(bound) == 1 else ""
+        if node.type == "macro_declaration":
+            names = of_type(node.children, "simple_identifier")
         return text(names[0]) if names else ""
 
     def _has_code(self, node: Node, around: Node | None) -> bool:
@@ -139,6 +141,8 @@ class Swift(Language):
             described.is_test = bool(TEST_CASES.intersection(described.bases))
             return described
         described.returns = _returned(node)
+        if values := self._returns(node):
+            described.extra["return_expressions"] = values
         if of_type(node.children, "async"):
             described.extra["is_async"] = True
         if around is not None and _is_extension(around):
@@ -146,6 +150,22 @@ class Swift(Language):
             if re.search(r"\b(?:file)?private\b", modifiers):
                 described.is_private = True
         return described
+
+    def _returns(self, function: Node) -> list[str]:
+        """What a function returns by `return`: the grammar has one node type for it and `throw`."""
+        found: dict[str, None] = {}
+        stack = [function]
+        while stack:
+            node = stack.pop()
+            if node.type == "control_transfer_statement":
+                value = node.child_by_field_name("result")
+                if value is not None and text(node).startswith("return"):
+                    found[text(value)] = None
+                continue
+            within = [c for c in node.named_children if b"return" in (c.text or b"")]
+            inner = self.anonymous | self.definitions.keys()
+            stack += reversed([child for child in within if child.type not in inner])
+        return list(found)
 
     def body(self, node: Node) -> Node | None:
         """The body of a function or a type, of a property's or a subscript's accessors, a closure;
