@@ -6,8 +6,9 @@ Packages with fixed versions are fetched with pip, npm and apt-get (Debian 12), 
 again by each language's oracle: Python's `ast`, acorn, TypeScript's own parser, universal-ctags
 and others. A definition is matched where the miner has a block of its name and its span. Files
 that the miner leaves out on purpose (generated, minified, below `vendor`, …) and files that the
-oracle cannot parse are counted apart. Exit code 1 where a goal is missed or a comparison could not
-be run.
+oracle cannot parse are counted apart.
+
+Exit code 1 where a goal is missed or a comparison could not be run.
 """
 
 from __future__ import annotations

@@ -121,25 +121,27 @@ def _compare_file(
     used: set[int] = set()
 
     def free(definition: Definition) -> list[CodeBlock]:
+        """Blocks of its name that no other definition has taken, the nearest first."""
         names = dict.fromkeys(plain_name(name) for name in definition.names)
-        return [b for name in names for b in by_name[name] if id(b) not in used]
+        found = [b for name in names for b in by_name[name] if id(b) not in used]
+        return sorted(found, key=lambda b: abs(b.start_byte - definition.start))
 
     unmatched = []
     for definition in definitions:
-        right = [b for b in free(definition) if not span_fault(definition, b, source, syntax)]
-        if not right:
+        near = (b for b in free(definition) if _overlap(definition, b))
+        right = next((b for b in near if not span_fault(definition, b, source, syntax)), None)
+        if right is None:
             unmatched.append(definition)
             continue
-        used.add(id(right[0]))
-        if definition.docstring is not None and right[0].docstring != definition.docstring:
-            detail = f"{right[0].docstring[:60]!r} instead of {definition.docstring[:60]!r}"
+        used.add(id(right))
+        if definition.docstring is not None and right.docstring != definition.docstring:
+            detail = f"{right.docstring[:60]!r} instead of {definition.docstring[:60]!r}"
             result.misses.append(_miss("wrong docstring", definition, definition.kind, detail))
         else:
             result.matched += 1
     for definition in unmatched:
-        near = [b for b in free(definition) if _overlap(definition, b)]
-        if near:
-            closest = min(near, key=lambda b: abs(b.start_byte - definition.start))
+        closest = next((b for b in free(definition) if _overlap(definition, b)), None)
+        if closest is not None:
             used.add(id(closest))
             fault, detail = span_fault(definition, closest, source, syntax) or ("", "")
             kind = f"{definition.kind}: {fault}"
@@ -165,9 +167,6 @@ def span_fault(
     if block.start_byte > definition.start:
         detail = f"block from line {block.start_line}, definition from line {definition.line}"
         return "begins late", detail
-    gap = source[block.start_byte : definition.start].decode("utf-8", errors="replace")
-    if rest := leftover(gap, syntax, definition.to_name):
-        return "begins early", f"before it stands: {rest}"
     if definition.end is not None:
         wanted, got = _end(source, definition.end), _end(source, block.end_byte)
         if wanted != got:
@@ -176,6 +175,9 @@ def span_fault(
     elif definition.end_line is not None and definition.end_line != block.end_line:
         where = "late" if block.end_line > definition.end_line else "early"
         return f"ends {where}", f"line {block.end_line} instead of {definition.end_line}"
+    gap = source[block.start_byte : definition.start].decode("utf-8", errors="replace")
+    if rest := leftover(gap, syntax, definition.to_name):
+        return "begins early", f"before it stands: {rest}"
     return None
 
 

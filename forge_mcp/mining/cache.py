@@ -38,6 +38,10 @@ COLUMNS = re.findall(r"(\w+) (?:TEXT|BLOB)", SCHEMA)
 RACY_NANOSECONDS = 2_000_000_000
 
 
+# What opening a damaged file raises; SQLite's message may quote bytes that are no text.
+UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)
+
+
 class DamagedRow(Exception):
     """A row's content is not what was written."""
 
@@ -112,7 +116,7 @@ class MiningCache:
         path = own / "mining.db"
         try:
             database = _connect(path)
-        except sqlite3.DatabaseError:
+        except UNREADABLE:
             for damaged in own.iterdir():
                 damaged.unlink()
             database = _connect(path)
@@ -242,7 +246,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             raise sqlite3.DatabaseError(f"columns {columns}")
         database.execute("BEGIN IMMEDIATE")  # fails where its head says that it is only to be read
         database.rollback()
-    except sqlite3.DatabaseError:
+    except UNREADABLE:
         database.close()
         raise
     return database

@@ -397,7 +397,10 @@ class _Walk:
         """What a definition is, now that it is known where it stands."""
         language, described = self.language, definition.described
         definition.parent = around
-        definition.parent_name = around.qualified_name if around else definition.prefix or None
+        if around is not None:
+            definition.parent_name = around.qualified_name
+        elif definition.prefix:
+            definition.parent_name = definition.qualified_name[: -len(definition.name) - 1]
         if definition.in_class and around is not None:
             definition.receiver, definition.owner = language.adopt(described), around.qualified_name
         elif definition.receiver:

@@ -229,7 +229,12 @@ def test_tokens_are_the_leaves_of_the_block() -> None:
     assert found.definitions[0].tokens == count_leaves(decorated) == 12
 
 
-@pytest.mark.parametrize("name", sorted(LANGUAGES))
+# The others mend what their grammars cannot read, or end a block before a comment: by what
+# stands around a definition, which a block alone does not show.
+PLAIN = [name for name in sorted(LANGUAGES) if name not in ("c", "cpp", "kotlin", "rust", "scala")]
+
+
+@pytest.mark.parametrize("name", PLAIN)
 def test_block_tokens_agree_with_a_recount(name: str) -> None:
     """A block alone, parsed again, has as many leaves (a method needs its class to parse)."""
     before = b"<?php " if name == "php" else b""

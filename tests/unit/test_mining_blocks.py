@@ -301,7 +301,7 @@ BODY = "".join(random.Random(3).choices("ABCDEFGHIJKLMabcdefghijklm0123456789", 
     ids=str,
 )  # fmt: skip
 def test_reasons(source: str, chosen: dict[str, object], reasons: list[str]) -> None:
-    (block,) = blocks_of(source, **chosen)
+    (block,) = blocks_of(source, "python", **chosen)
     assert block.reasons == reasons
 
 
@@ -347,6 +347,28 @@ def test_ids_are_unique_and_in_order() -> None:
     for name in ("f::f", "f::A", "f::A.m"):
         assert [i for i in found if i.split("#")[0] == name] == [name, f"{name}#2", f"{name}#3"]
     assert len(set(found)) == len(found) == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("python", "class F:\n    def m(self): g(1)\n"),
+        ("go", "package p\ntype F struct{}\nfunc (f F) m() { g(1) }\n"),
+        ("java", "class F { void m() { g(1); } }"),
+        ("javascript", "function F() { g() }\nF.prototype.m = function () { g(1) }\n"),
+        ("typescript", "namespace N {\n  class F { m() { g(1) } }\n}\n"),
+        ("typescript", "namespace N { function F() {}\nF.prototype.m = function () { g(1) } }\n"),
+        ("cpp", "namespace n { class F { void m(); };\nvoid F::m() { g(1); } }\n"),
+        ("rust", "mod t { struct F { a: i32 }\nimpl F { fn m(&self) { g(1) } } }\n"),
+    ],
+)
+def test_the_parent_is_the_name_of_a_block(name: str, source: str) -> None:
+    blocks = [block.row for block in blocks_of(source, name)]
+    (method,) = [row for row in blocks if row["name"] == "m" and "g(1)" in row["source_code"]]
+    (holder,) = [row for row in blocks if row["name"] == "F"]
+    assert method["parent"] == holder["qualified_name"]
+    assert method["qualified_name"] == f"{holder['qualified_name']}.m"
+    assert holder["parent"] is None
 
 
 @pytest.mark.parametrize(
@@ -508,8 +530,7 @@ def check_spans(data: bytes, name: str) -> list[MinedBlock]:
         assert data[:end].count(b"\n") + 1 == row["end_line"]
         assert row["tokens"] > 0
         assert 0 <= row["quality_score"] <= 1
-        if row["parent"] and row["block_type"] != "method":  # a method may be beside its type
-            assert row["qualified_name"].startswith(row["parent"])
+        assert row["qualified_name"].startswith(f"{row['parent'] or ''}.".lstrip("."))
     assert len({block.row["id"] for block in blocks}) == len(blocks)
     return blocks
 

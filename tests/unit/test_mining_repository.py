@@ -42,6 +42,7 @@ from mining_helpers import (
 from forge_mcp.errors import BadInput, ForgeError
 from forge_mcp.mining import cache as cache_module
 from forge_mcp.mining import repository
+from forge_mcp.mining.files import list_files
 from forge_mcp.mining.repository import mine_repository
 from forge_mcp.pipeline.extract import ExtractRequest, extract
 from forge_mcp.pipeline.skill import SkillContext
@@ -92,11 +93,12 @@ def test_processes_and_caches_change_no_byte(
     monkeypatch.setattr(repository, "PARALLEL_FROM_FILES", 1)
     monkeypatch.setattr(repository, "CHUNK_FILES", 3)
     cache = tmp_path / "cache"
-    with clock_is_fine():
-        cold = mine(root, settings(workers=2), cache=cache)
+    cold = mine(root, settings(workers=2), cache=cache)
+    with clock_is_fine():  # only in this process: so it is here that the stamps are taken
+        stamped = mine(root, settings(workers=1), cache=cache)
         warm = mine(root, settings(workers=2), cache=cache)
-    same(cold, alone)
-    same(warm, alone)
+    for other in (cold, stamped, warm):
+        same(other, alone)
     assert len(cold.read) == alone.counts.files
     assert warm.read == []
     same(mine(root, settings(workers=1), cache=cache), alone)
@@ -323,7 +325,7 @@ def test_a_file_that_vanishes_meanwhile_is_counted(
 ) -> None:
     edited = Repository(tmp_path)
     edited.check()
-    listing = repository.list_files
+    listing = list_files
 
     def vanish(*args: object) -> object:
         found = listing(*args)  # type: ignore[arg-type]
@@ -422,6 +424,14 @@ def test_a_cache_that_can_only_be_read_is_thrown_away(warmed: Warmed) -> None:
     warmed.check(warmed.data[:18] + b"\x07" + warmed.data[19:])
 
 
+def test_damage_that_a_message_quotes(warmed: Warmed) -> None:
+    """SQLite names what it cannot read, and Python cannot read the name."""
+    table = b"tablefilesfiles"
+    assert table in warmed.data
+    warmed.check(warmed.data.replace(table, b"table\xc2\xad\x80\x1c\x80files\xff", 1))
+    warmed.check(warmed.data.replace(b"CREATE TABLE files", b"\xff\xfeEATE TABLE \x80iles", 1))
+
+
 COLUMNS = ("stamp", "key", "sha256", "language", "skipped", "digest", "counts", "names")
 
 
@@ -455,7 +465,7 @@ def test_a_cache_of_another_shape_never_gives_other_lines(
 def test_damaged_rows_together(warmed: Warmed, tmp_path: Path, column: str) -> None:
     """Two rows are lost, and of a third what is only looked at when it is needed."""
     lost = "UPDATE files SET counts = x'00' WHERE path IN ('a.py', 't/core.ts')"
-    damaged = f"UPDATE files SET {column} = x'00' WHERE path IN ('g/b.go', 't/a.ts')"  # noqa: S608
+    damaged = f"UPDATE files SET {column} = x'00' WHERE path IN ('g/b.go', 't/a.ts')"
     warmed.check(warmed.changed(tmp_path, lost, damaged))
 
 

@@ -421,7 +421,7 @@ class Language:
                 break
             else:
                 block = text(before).startswith("/*")
-                if block and run.type in self.comments:  # line comments stand between
+                if block and text(run).startswith("//"):  # line comments stand between
                     break
                 run = before
                 if block:

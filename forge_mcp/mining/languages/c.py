@@ -235,8 +235,8 @@ class C(Language):
 
     def imports(self, node: Node) -> list[Import]:
         """`#include` brings in all names of a file."""
-        path = text(node.child_by_field_name("path")).strip('<>"')
-        return [Import("*", path, "*")] if path else []
+        path = text(node.child_by_field_name("path"))
+        return [Import("*", path[1:-1], "*")] if path.startswith(('"', "<")) else []
 
     def constants(self, node: Node) -> list[tuple[str, str]]:
         """`#define NAME value` and `const` variables, also within `#ifdef` and `extern "C"`."""

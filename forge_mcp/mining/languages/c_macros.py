@@ -102,11 +102,21 @@ WORDS = re.compile(rb"(?:[A-Za-z_]\w*+[\s*&]*+)++")
 MACRO_CALL = re.compile(MACRO + IN_PARENTHESES + rb"\s*;?")
 EXPRESSIONS = frozenset(
     {"argument_list", "binary_expression", "unary_expression", "call_expression"}
-    | {"parameter_declaration", "optional_parameter_declaration"}
+)
+MACRO_WORD = re.compile(rb"\b((?:" + MACRO + rb"|__\w+)(?:" + IN_PARENTHESES + rb")?)")
+PARAMETER_END = re.compile(rb"[,)=;{]")
+FIRST_WORD = re.compile(
+    rb"\s*\b((?!(?:const|volatile|struct|union|enum|unsigned|signed|long|short|int|char|void"
+    rb"|float|double|bool)\b)[A-Za-z_]\w*(?:" + IN_PARENTHESES + rb")?)\s+(?=[A-Za-z_])"
+)
+PARAMETERS = frozenset(
+    {"parameter_list", "parameter_declaration", "optional_parameter_declaration"}
+    | {"pointer_declarator"}
 )
 JOINED = re.compile(rb"\w\w")  # without what stands between, two words would be read as one
-CONSTRUCTOR = re.compile(rb"~?\w+\s*\(.*\)[^()]*:", re.DOTALL)
-LEADING = re.compile(rb"\b(" + ANNOTATION + rb")\s+(?=[A-Za-z_~])")
+# Where a word too many is a mistake, not a macro.
+STATEMENTS = re.compile(r"(?<!compound)_(?:statement|expression|clause)$")
+LEADING = re.compile(rb"\s*\b(" + ANNOTATION + rb")\s+(?=[A-Za-z_~])")
 ROUNDS = 4
 HALVINGS = 2
 
@@ -253,9 +263,7 @@ def _unplaced(node: Node, source: bytes) -> Iterator[Span]:
     """What to hide of an error: words, a part of macro arguments, a directive, or a call that is
     followed by a block or by nothing.
     """
-    parent = node.parent
-    if parent is None:
-        return
+    parent = node.parent or node  # the root itself can be an error
     span, error = (node.start_byte, node.end_byte), source[node.start_byte : node.end_byte]
     if node.is_missing:
         kind = parent.children[0].type
@@ -265,20 +273,36 @@ def _unplaced(node: Node, source: bytes) -> Iterator[Span]:
             equals = parent.prev_sibling
             if equals is not None and equals.type == "=":
                 yield equals.start_byte, parent.end_byte
-    elif WORDS.fullmatch(error) or error.startswith(b"#"):
+    elif parent.type in PARAMETERS and WORDS.fullmatch(error):
+        yield from _parameter_macro(span, source)
+    elif (WORDS.fullmatch(error) and not STATEMENTS.search(parent.type)) or error[:1] == b"#":
         before, behind = node.prev_sibling, node.next_sibling
         if behind is not None and behind.type == "parameter_list" and before is not None:
             span = before.start_byte, before.end_byte  # the last word is the name
         yield span
     elif match := MACRO_CALL.match(error):
         yield span[0], span[0] + match.end()
-    elif parent.type in EXPRESSIONS and not set(error) & set(b"(){};"):
+    elif [child.type for child in node.children] == ["call_expression"]:
+        if node.next_sibling is not None and node.next_sibling.type == "compound_statement":
+            yield span
+    elif parent.type in EXPRESSIONS | PARAMETERS and not set(error) & set(b"(){};"):
         if not JOINED.match(source[span[0] - 1 : span[0]] + source[span[1] : span[1] + 1]):
             yield span
-    elif parent.type == "function_definition" and CONSTRUCTOR.fullmatch(error):
-        body = parent.child_by_field_name("body")
-        if body is not None:
-            yield node.end_byte - 1, body.start_byte
+    elif parent.type == "function_definition" and error.startswith(b":"):
+        yield span  # the initializers of a constructor behind a macro
+
+
+def _parameter_macro(error: Span, source: bytes) -> Iterator[Span]:
+    """The macro of a parameter that has a word too many: `const char *name UNUSED`, `IN int x`.
+
+    The word at which parsing failed is mostly the name.
+    """
+    begin = max(source.rfind(mark, 0, error[0]) for mark in (b"(", b",", b";", b"{")) + 1
+    behind = PARAMETER_END.search(source, error[1])
+    match = MACRO_WORD.search(source, begin, behind.start() if behind else len(source))
+    match = match or FIRST_WORD.match(source, begin, error[1])
+    if match:
+        yield match.span(1)
 
 
 def _annotations(node: Node, source: bytes) -> Iterator[Span]:

@@ -86,9 +86,9 @@ class Cpp(C):
         name, kind = _own_name(own), "method" if prefix else "function"
         if is_statement(node, declared) and not TEST_MACROS.fullmatch(name):
             return None
-        if declared.function is None and own.type != "operator_cast":  # as in C
-            name = text(node.child_by_field_name("type"))
-        elif TEST_MACROS.fullmatch(name) and declared.function is not None:
+        if declared.function is None and own.type != "operator_cast":
+            return None  # `MACRO name {…}`
+        if TEST_MACROS.fullmatch(name) and declared.function is not None:
             listed = declared.function.child_by_field_name("parameters")
             given = [text(child) for child in (listed.named_children if listed else [])]
             if given:

@@ -39,6 +39,8 @@ ANNOTATION = re.compile(
 )
 LAST_PAIR = re.compile(rb"(?s).*[^\r\n]{2}")
 ANNOTATIONS = re.compile(rb"(?m)^(?:" + ANNOTATION.pattern + rb"[ \t]*+)++")
+# An annotation at the very end of a file, which the grammar's scanner would never leave.
+LAST_ANNOTATION = re.compile(rb"@(?=(?:[^\s(]|\([^)\n]*+\))*+(?:\([^)\n]*+)?\Z)")
 # The grammar asks for a separator before the brace that ends a class body on the same line, and
 # does not let these keywords be names.
 LAST_MEMBER = re.compile(rb"(?<=[^\s{;>])[ \t](?=[ \t]*\})")
@@ -260,6 +262,7 @@ class Kotlin(Language):
 
 
 def _repairs(source: bytes) -> Iterator[bytes]:
+    source = LAST_ANNOTATION.sub(b" ", source)
     hidden = ANNOTATIONS.sub(lambda run: ANNOTATION.sub(_as_comment, run[0]), source)
     yield hidden
     renamed = SOFT_KEYWORD.sub(lambda word: word[0][:-1] + word[0][-1:].upper(), hidden)

@@ -271,6 +271,8 @@ def _wrapped(node: Node) -> Node:
             break
         if call.child_by_field_name("receiver") is not None:
             break
+        if call.start_point.row != node.start_point.row:
+            break
         node = call
     return node
 

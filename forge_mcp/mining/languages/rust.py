@@ -28,7 +28,7 @@ TEST_ATTRIBUTE = re.compile(
     r"(?:\w+::)*(?:test|rstest|test_case|bench|quickcheck|proptest)\s*(?:\(|$)"
     r"|cfg\((?:all\(\s*)?test\b"
 )
-MACRO_WITH_ITEMS = re.compile(rb"^[ \t]*[\w:]+![ \t]*\{", re.MULTILINE)
+MACRO_WITH_ITEMS = re.compile(rb"\w![ \t]*\{")
 INNER_DOC = re.compile(r"//!|/\*!")
 # Node types at the end of a body that are no value of the function.
 NO_VALUE = re.compile(r"_item$|_declaration$|_statement$|_definition$|^ERROR$")
@@ -118,15 +118,14 @@ class Rust(Language):
 
     def opens(self, node: Node) -> Opened | None:
         """What stands in an `impl` belongs to its type; `extern` functions are none."""
-        opened = super().opens(node)
-        if opened is None:
-            return None
-        around = _item_around(node)
-        where = around.type if around is not None else ""
-        if around is not None and where == "impl_item":
+        opened, around = super().opens(node), _item_around(node)
+        is_declared_only = node.type == "function_signature_item"
+        if opened is None or around is None:
+            return None if is_declared_only else opened
+        if around.type == "impl_item":
             opened.prefix = _type_name(around.child_by_field_name("type"))
             opened.kind = "method" if opened.kind == "function" else opened.kind
-        elif node.type == "function_signature_item" and where != "trait_item":
+        elif is_declared_only and around.type != "trait_item":
             return None
         return opened
 

@@ -35,8 +35,9 @@ class Scala(Language):
     """Types (also `given` instances with a body), methods with or without one, type aliases, and
     values of a file or a type that hold a function.
 
-    A `given` without a body is a function, if it has a name. What an `extension` adds is named as if it stood in the type. Cases of an enum and the classes'
-    own parameters are no definitions. `&&` and `||` are methods and do not count as branches.
+    A `given` without a body is a function, if it has a name. What an `extension` adds is named as
+    if it stood in the type. Cases of an enum and the classes' own parameters are no definitions.
+    `&&` and `||` are methods and do not count as branches.
     """
 
     name = "scala"
@@ -198,8 +199,10 @@ class Scala(Language):
     def first_node(self, opened: Opened) -> Node:
         """Without braces, the grammar puts a comment at the end of the definition before it."""
         first = super().first_node(opened)
-        before = opened.outer.prev_sibling
-        if first.id != opened.outer.id or before is None or before.type in self.comments:
+        before, around = opened.outer.prev_sibling, opened.outer.parent
+        if before is None and around is not None and around.type == "with_template_body":
+            before = around.prev_sibling  # the first member's comment stands before the body
+        elif first.id != opened.outer.id or before is None or before.type in self.comments:
             return first
         while before is not None and before.type not in self.comments:
             before = before.children[-1] if before.children else None

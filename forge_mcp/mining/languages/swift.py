@@ -211,7 +211,7 @@ class Swift(Language):
 
     def implicit_return(self, function: Node) -> str:
         """The only expression of a body."""
-        if not _returned(function):
+        if not _returned(function) or function.type == "macro_declaration":
             return ""
         found = self.statements(function) or []
         if len(found) != 1 or NO_VALUE.search(found[0].type):
