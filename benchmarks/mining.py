@@ -73,7 +73,11 @@ class Input:
 
 INPUTS = (
     Input("Django (Python)", Package("pip", "django", "5.2.19", "django-*"), "python"),
-    Input("effect (TypeScript)", Package("npm", "effect", "3.19.0", "package/src"), "typescript"),
+    Input(
+        "MapLibre (TypeScript)",
+        Package("npm", "maplibre-gl", "6.17.0", "package/src"),
+        "typescript",
+    ),
     Input(
         "guava (Java)",
         Package("deb-src", "guava-libraries", "31.1-1", "guava-31.1/guava"),
@@ -148,8 +152,8 @@ def against_chunkers(given: Input, root: Path, cache: Path) -> Iterator[Row]:
         yield Row(
             2,
             f"{given.name}: {name}, CPU time",
-            f"{size:.1f} MB: {a_megabyte:.3f} s a MB, {answer['chunks']} chunks, "
-            f"{answer['refused']} files without any; ours takes {own / a_megabyte:.2f} times this",
+            f"{size:.1f} MB, {answer['chunks']} chunks, {answer['files_without']} files "
+            f"without any; the miner takes {own / a_megabyte:.2f} times this",
             a_megabyte,
             "s a MB",
             raw=answer,

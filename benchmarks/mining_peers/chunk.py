@@ -1,8 +1,8 @@
 """Chunk files with another project's chunker: python -m mining_peers.chunk PEER REQUEST
 
 REQUEST is a JSON file {root, files: {path: language}, functions: {path: [source text]}}. Prints
-JSON: seconds of CPU and wall time (best of three), the number of chunks, the files that the chunker
-refused, and the functions that are whole in none of the chunks of their file.
+JSON: seconds of CPU and wall time (best of three), the number of chunks, the files without any, and
+the number of functions that are whole in none of the chunks of their file.
 """
 
 from __future__ import annotations
@@ -40,20 +40,26 @@ def chunker(peer: str, language: str) -> Chunker:
     return lambda text: list(splitter.split_text(text))
 
 
-def lost_functions(
+def told_of_chunks(
     functions: Mapping[str, Iterable[str]], chunks: Mapping[str, list[str]]
 ) -> dict[str, int]:
-    """How many functions of each file are whole in none of its chunks; only files that lose some.
+    """The number of chunks, of files without any, and of functions that are whole in none.
 
     Args:
         functions: path → source texts.
-        chunks: path → texts.
+        chunks: path → texts, for every file.
     """
-    lost = {
-        path: sum(not any(text in chunk for chunk in chunks.get(path, ())) for text in texts)
+    lost = [
+        text
         for path, texts in functions.items()
+        for text in texts
+        if not any(text in chunk for chunk in chunks[path])
+    ]
+    return {
+        "chunks": sum(map(len, chunks.values())),
+        "files_without": sum(not texts for texts in chunks.values()),
+        "lost": len(lost),
     }
-    return {path: count for path, count in lost.items() if count}
 
 
 def main(peer: str, request: Path) -> None:
@@ -62,28 +68,18 @@ def main(peer: str, request: Path) -> None:
     root, files = Path(asked["root"]), asked["files"]
     chunkers = {language: chunker(peer, language) for language in sorted(set(files.values()))}
     chunks: dict[str, list[str]] = {}
-    refused: list[str] = []
 
     def chunk_all() -> None:
         chunks.clear()
-        refused.clear()
         for path, language in files.items():
             text = (root / path).read_bytes().decode()
             try:
                 chunks[path] = chunkers[language](text)
-            except Exception:  # of any kind: what counts is that it has no chunks
-                refused.append(path)
+            except ValueError:  # llama-index: it could not parse it
+                chunks[path] = []
 
     usage = best_of_rounds({peer: chunk_all})[peer]
-    lost = lost_functions(asked["functions"], chunks)
-    answer = {
-        "cpu": usage.cpu,
-        "wall": usage.wall,
-        "chunks": sum(map(len, chunks.values())),
-        "refused": len(refused),
-        "lost": sum(lost.values()),
-        "lost_in_refused": sum(lost.get(path, 0) for path in refused),
-    }
+    answer = {**usage._asdict(), **told_of_chunks(asked["functions"], chunks)}
     print(json.dumps(answer))
 
 

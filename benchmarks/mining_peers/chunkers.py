@@ -12,8 +12,7 @@ from mining_oracles import read_sources
 from oracles.catalogue import Task
 
 from forge_mcp.mining.files import SourceFile
-from forge_mcp.mining.languages import language_of
-from mining_peers.miner import excerpt, is_utf8, one_process
+from mining_peers.miner import excerpt, is_utf8, one_process, parsed_files
 from mining_peers.processes import run
 
 BENCHMARKS = Path(__file__).parents[1]
@@ -40,7 +39,8 @@ def chunking_request(task: Task, root: Path, cache: Path, folder: Path) -> tuple
     Raises:
         Unavailable: the oracle is not installed.
     """
-    found, _ = read_sources(root, task, one_process())
+    settings = one_process()
+    found, _ = read_sources(root, task, settings)
     sources = {path: data for path, data in found.items() if is_utf8(data)}
     definitions, _ = task.oracle(root, sources, cache)
     functions: dict[str, list[str]] = defaultdict(list)
@@ -49,9 +49,10 @@ def chunking_request(task: Task, root: Path, cache: Path, folder: Path) -> tuple
             source = sources[definition.path][definition.start : definition.end]
             functions[definition.path].append(source.decode())
     excerpt(root, (SourceFile(path, "") for path in sources), folder / "files")
+    parsed = parsed_files(root, settings)
     asked = {
         "root": str(folder / "files"),
-        "files": {path: language_of(path) for path in sources},
+        "files": {file.path: file.language for file in parsed if file.path in sources},
         "functions": functions,
     }
     request = folder / "request.json"

@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from forge_mcp.mining.languages import language
 from forge_mcp.mining.repository import mine_repository, without_collection
 from forge_mcp.mining.text import decode, text_skip_reason
 from forge_mcp.settings import Settings, load_settings
-from mining_peers.chunk import lost_functions
+from mining_peers.chunk import told_of_chunks
 from mining_peers.usage import Usage, best_of_rounds, spent
 
 
@@ -94,24 +93,23 @@ def mine_with_cache(root: Path, cache: Path) -> tuple[Usage, str]:
 
 
 def our_blocks(request: Path) -> dict[str, Any]:
-    """The miner's side of part 2, in the words of mining_peers/chunk.py."""
+    """The miner's answer to what mining_peers/chunk.py is asked for.
+
+    Blocks that are not trained on count: chunkers leave nothing out. Credentials are left in
+    where functions are looked for: a function in which one was replaced is not lost.
+    """
     asked = json.loads(request.read_text(encoding="utf-8"))
     root, settings = Path(asked["root"]), one_process()
-    blocks: dict[str, list[str]] = defaultdict(list)
+    blocks: dict[str, list[str]] = {path: [] for path in asked["files"]}
     with tempfile.TemporaryDirectory() as folder:
         into = Path(folder)
         usage = best_of_rounds({"mine": lambda: mine(root, settings, into)})["mine"]
+        mine_without_secrets(root, settings, into)
         for name in ("blocks.jsonl", "rejected.jsonl"):
             for line in (into / name).read_bytes().splitlines():
                 row = json.loads(line)
                 blocks[row["path"]].append(row["source_code"])
-    lost = lost_functions(asked["functions"], blocks)
-    return {
-        **usage._asdict(),
-        "chunks": sum(map(len, blocks.values())),
-        "refused": len(asked["files"].keys() - blocks.keys()),
-        "lost": sum(lost.values()),
-    }
+    return {**usage._asdict(), **told_of_chunks(asked["functions"], blocks)}
 
 
 def excerpt(root: Path, files: Iterable[SourceFile], into: Path) -> None:

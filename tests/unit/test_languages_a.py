@@ -297,7 +297,9 @@ def test_rust_private_and_test() -> None:
 
 
 def test_rust_tests_by_configuration() -> None:
-    source = "#[cfg(test)]\n// for tests\n#[allow(a)]\nmod b { fn f() {} }\n#[a]\nmod c { fn f() {} }\n"
+    source = (
+        "#[cfg(test)]\n// for tests\n#[allow(a)]\nmod b { fn f() {} }\n#[a]\nmod c { fn f() {} }\n"
+    )
     found = named("rust", source + "#[cfg(test)]\nfn g() {}\nfn declared();\n")
     assert {name: d.is_test for name, d in found.items()} == {"b.f": True, "c.f": False, "g": True}
 
@@ -438,7 +440,7 @@ MACROS = [
     ("c", "int f(void) {\n  each(a, b) {\n    g(a);\n  }\n  return 1;\n}\n", "f 1 6"),
     ("c", "int f(void) {\n  BEGIN_THREADS\n  g();\n  return cast(int *, 1);\n}\n", "f 1 5"),
     ("c", "int f(int a)\n{\n#ifdef A\n  if (a) {\n#else\n  if (!a) {\n#endif\n  }\n}\n", "f 1 9"),
-    ("c", "int a[] = {\n#include \"list.h\"\n};\nint f(void) { return 1; }\n", "f 4 4"),
+    ("c", 'int a[] = {\n#include "list.h"\n};\nint f(void) { return 1; }\n', "f 4 4"),
     (
         "c",
         "#define A(x) \\\n  one(x); /* { */ \\\n  two(x)\nint f(void) {\n#if A\n  x\n#else\n  y\n"
@@ -446,20 +448,28 @@ MACROS = [
         "A 1 3, f 4 12",
     ),
     ("c", "local int f OF((int a));\nint g(a) int a; { return a; }\n", "g 2 2"),
-    ("c", "sapi lua_Function at(int a, lua_Function b) { return b; }\n", "at 1 1"),
+    ("c", "sapi lua_Function lua_at (int a, lua_Function b) { return b; }\n", "lua_at 1 1"),
     ("c", "int f(void) {\n  check(a, ->b);\n  return 1;\n}\n", "f 1 4"),
     ("c", "words only\n", ""),
     ("c", "EX FILE *f(int a);\nEX ALLOC(2) FILE *h(int a)\n{ return 1; }\n", "h 2 3"),
     ("c", "int f(void) {\n  begin(a)\n  x = 1;\n}\n", "f 1 4"),
     ("cpp", "void f() {\n  CHECK(a b, 2);\n  g();\n}\n", "f 1 4"),
-    ("cpp", "enum class A :\n  TYPE\n{ X };\nint f(long long long b) EXCLUDES(mu_) {}\n", "A 1 3, f 4 4"),
+    (
+        "cpp",
+        "enum class A :\n  TYPE\n{ X };\nint f(long long long b) EXCLUDES(mu_) {}\n",
+        "A 1 3, f 4 4",
+    ),
     ("cpp", "struct A {\n  inl A(int b) : a_(b) {}\n};\n", "A 1 3, A.A 2 2"),
     ("cpp", "void f(A a = {}) { g(); }\nint g(int* = 0) { return 1; }\n", "f 1 1, g 2 2"),
     ("cpp", "BEGIN_NAMESPACE\nMODULE_EXPORT\n\nenum class A : int { B };\n", "A 4 4"),
     ("cpp", "class API(1) A final : public B {\n  int f() { return 1; }\n};\n", "A 1 3, A.f 2 2"),
     ("cpp", "struct A {\n  INLINE A() noexcept : a_(1), b_{2} {}\n};\n", "A 1 3, A.A 2 2"),
     ("cpp", "struct A {\n  int f() const EXCLUDES(mu_) {\n  }\n};\n", "A 1 4, A.f 2 3"),
-    ("cpp", "struct A {\nPRIVATE_UNLESS_TESTED:\n  std::string f() { return 1; }\n};\n", "A 1 4, A.f 3 3"),
+    (
+        "cpp",
+        "struct A {\nPRIVATE_UNLESS_TESTED:\n  std::string f() { return 1; }\n};\n",
+        "A 1 4, A.f 3 3",
+    ),
     ("cpp", "template <class T, ENABLE_IF(is<T>::value)>\nCONSTEXPR void f(T t) {}\n", "f 1 2"),
     ("cpp", "EXPORT std::string f(A a = {}) {\n  return b->operator[](1);\n}\n", "f 1 3"),
     ("cpp", "TEST(A, B) {\n  ASSERT_HEX(unsigned int, 1);\n  ASSERT_X(int, a)\n}\n", "A.B 1 4"),
@@ -539,7 +549,10 @@ def test_cpp_definitions() -> None:
     assert parameters(found["twice"]) == [("x", "int", "")]
     assert found["Exported.Exported"].described.returns == ""
     assert found["Exported.name"].described.returns == "std::string"
-    assert found["geometry.dense.Number"].described.signature == "template <typename T>\nconcept Number"
+    assert (
+        found["geometry.dense.Number"].described.signature
+        == "template <typename T>\nconcept Number"
+    )
 
 
 def test_cpp_private_and_test() -> None:
@@ -786,6 +799,64 @@ class A:
 
 
 # -- sources made at random ------------------------------------------------------------------------
+
+
+WORDS = st.from_regex(r"[a-z][a-z0-9]{2,8}_[a-z]", fullmatch=True)
+# What a body may hold that looks like something else.
+STRINGS = ["{", "}", "// no", "/* no */", "fn f() {", "# no", "'"]
+# Per language: a line of documentation, the head of a function, a statement, what stands around.
+SHAPES = {
+    "rust": ("/// {}", "fn {}(a: u8) -> u8 {{", 'call("{}");', ("mod outer {", "outer.")),
+    "c": ("// {}", "int {}(int a) {{", 'call("{}");', ("struct s;", "")),
+    "cpp": ("/// {}", "auto {}(int a) -> int {{", 'call("{}");', ("namespace outer {", "outer.")),
+    "swift": ("/// {}", "func {}(_ a: Int) -> Int {{", 'call("{}")', ("struct Outer {", "Outer.")),
+    "scala": ("/** {} */", "def {}(a: Int): Int = {{", 'call("{}")', ("object Outer {", "Outer.")),
+}
+
+
+@st.composite
+def sources(draw: st.DrawFn) -> tuple[str, str, list[tuple[str, int, int, str]]]:
+    """A language, a source, and what is in it: name, first and last line, documentation."""
+    name = draw(st.sampled_from(sorted(SHAPES)))
+    documentation, head, statement, (around, prefix) = SHAPES[name]
+    lines = [around]
+    expected: list[tuple[str, int, int, str]] = []
+    if around.endswith("{") and not around.startswith(("mod", "namespace")):
+        expected.append((prefix[:-1], 1, 0, ""))
+    for function in draw(st.lists(WORDS, min_size=1, max_size=5, unique=True)):
+        lines += [""] * draw(st.integers(0, 2))
+        if draw(st.booleans()):  # separated by a blank line, or not documentation at all
+            lines += ["", documentation.format("far above")] if name not in ("rust",) else [""]
+            lines += [""]
+        first, doc = len(lines) + 1, ""
+        if draw(st.booleans()):
+            doc = draw(WORDS)
+            lines.append(documentation.format(doc))
+        lines.append(head.format(function))
+        lines += [
+            "  " + statement.format(text)
+            for text in draw(st.lists(st.sampled_from(STRINGS), max_size=4))
+        ]
+        lines.append("}")
+        expected.append((prefix + function, first, len(lines), doc))
+    if around.endswith("{"):
+        lines.append("}")
+        if expected[0][2] == 0:
+            expected[0] = (expected[0][0], 1, len(lines), "")
+    return name, "\n".join(lines) + "\n", expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(sources())
+def test_made_sources_are_found_to_the_line(
+    made: tuple[str, str, list[tuple[str, int, int, str]]],
+) -> None:
+    name, source, expected = made
+    found = [
+        (d.qualified_name, d.start_row + 1, d.end_row + 1, d.described.docstring)
+        for d in read(name, source).definitions
+    ]
+    assert found == expected, source
 
 
 @settings(max_examples=150, deadline=None)

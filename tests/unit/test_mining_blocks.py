@@ -638,3 +638,137 @@ def test_definitions_beside_an_error_are_kept(
     for block in blocks_of(source, name):
         if block.row["name"] in ("b", "B"):
             assert "syntax_error" in block.reasons
+
+
+# -- odd places --------------------------------------------------------------------------------
+
+ODD: dict[str, tuple[str, str, dict[str, str]]] = {
+    # language, source, and the text with which each block but the module's begins
+    "go: no names": (
+        "go",
+        "package p\nfunc (x T) () { g() }\nfunc () f() { g() }\n",
+        {"f": "func () f()"},
+    ),
+    "go: several variables": (
+        "go",
+        "package p\nvar h, i = func() { g() }, func() { g() }\nvar (\n\tk = func() { g() }\n)\n",
+        {"k": "k = func()"},
+    ),
+    "java: imports that are none": (
+        "java",
+        "import ;\nclass A { void f(){} }",
+        {"A": "c", "A.f": "v"},
+    ),
+    "javascript: an object that no name holds": (
+        "javascript",
+        "g({ m() { h() } })\n",
+        {"m": "m()"},
+    ),
+    "javascript: in parentheses": (
+        "javascript",
+        "const f = (function () { g() })\nfor (const h = () => { g() };;) {}\n",
+        {"f": "const f", "h": "const h"},
+    ),
+    "javascript: not a declaration": (
+        "javascript",
+        "using u = () => { g() }\nconst a = () => { g() }, b = () => { g() }\n",
+        {"u": "u = ()", "a": "a = ()", "b": "b = ()"},
+    ),
+    "typescript: modules": (
+        "typescript",
+        "declare module 'm' { export function f(): void }\ndeclare module {}\n"
+        "module N { export function g() { h() } }\n",
+        {"m.f": "export function f()", "N.g": "export function g()"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "source", "beginnings"), ODD.values(), ids=ODD)
+def test_definitions_in_odd_places(name: str, source: str, beginnings: dict[str, str]) -> None:
+    rows = [block.row for block in blocks_of(source, name) if block.row["block_type"] != "module"]
+    assert [row["qualified_name"] for row in rows] == list(beginnings)
+    for row in rows:
+        assert row["source_code"].startswith(beginnings[row["qualified_name"]])
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "parameters"),
+    [
+        ("java", "class A { void f(A this, int x, String... y) { g(); } }", ["x", "y"]),
+        ("javascript", "const f = x => g(x)\n", ["x"]),
+        ("typescript", "function f(this: A, x?: B, ...y: C[]) { g() }\n", ["x", "y"]),
+        ("go", "package p\nfunc f(a, b int, c ...string) { g() }\n", ["a", "b", "c"]),
+        ("python", "class A:\n    def f(self, a, /, *b, c=1, **d): g()\n", ["a", "b", "c", "d"]),
+    ],
+)
+def test_names_of_parameters(name: str, source: str, parameters: list[str]) -> None:
+    rows = [block.row for block in blocks_of(source, name) if block.row["block_type"] != "module"]
+    (row,) = [row for row in rows if row["name"] == "f"]
+    assert [parameter["name"] for parameter in row["metadata"]["parameters"]] == parameters
+
+
+def test_constants_and_imports_of_modules() -> None:
+    (module,) = [
+        block.row for block in blocks_of("package p\n\nconst a, b = 1, 2\nconst c = 3\n", "go")
+    ]
+    assert module["metadata"]["constants"] == [{"name": "c", "value": "3"}]
+    source = (
+        "import x = require('./x')\nimport type { T as U } from './t'\nimport './effect'\n"
+        "export const A = 1\nexport let b = 2\nexport { b as c }\nexport default 5\n"
+    )
+    (module,) = [block.row for block in blocks_of(source, "typescript")]
+    assert module["metadata"]["imports"] == [
+        "import x = require('./x')",
+        "import type { T as U } from './t'",
+        "import './effect'",
+    ]
+    assert module["metadata"]["constants"] == [{"name": "A", "value": "1"}]
+
+
+@pytest.mark.parametrize(
+    "literal",
+    [
+        "'doc', ",
+        "('a', 'b')",
+        "'bad \\N{no such}'",
+        "('one'  # note\n     'two')",
+        "((  'deep'))",
+        "b'bytes'",
+        "'a'; g(2)",
+        "'a' + 'x'",
+        "'a' 'x',",
+        "f'{g}'",
+        "'lone \\ud800'",
+        "u'text'",
+        "# note\n    'a'",
+        "(\n# note\n'a')",
+        "()",
+    ],
+)
+def test_docstrings_are_those_of_python(literal: str) -> None:
+    source = f"def f():\n    {literal}\n    return g(1)\n"
+    (row,) = [block.row for block in blocks_of(source)]
+    try:
+        (node,) = ast.parse(source).body
+    except SyntaxError:  # Python reads no such escape: its text stays
+        assert row["docstring"] == literal
+        return
+    assert isinstance(node, ast.FunctionDef)
+    expected = ast.get_docstring(node) or ""
+    assert row["docstring"] == expected.encode("utf-8", "backslashreplace").decode()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def a(x):\n    try:\n        g(x)\n",
+        "def a(x):\n",
+        "def a(x):\n    while x:\n",
+        "def a(x):\n    if x:\n        g(x)\n    else:\n",
+    ],
+)
+def test_a_python_file_that_was_cut_has_no_whole_definition_at_its_end(source: str) -> None:
+    before = "def whole(x):\n    return [x, x]\n\n\n"
+    whole, cut = blocks_of(before + source)
+    assert whole.reasons == []
+    assert "syntax_error" in cut.reasons

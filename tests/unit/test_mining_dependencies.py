@@ -194,6 +194,11 @@ PYTHON_MODULES: dict[str, Case] = {
         "b.py::f",
         ["g"],
     ),
+    "the package of the root": (
+        {"__init__.py": DEF, "b.py": "from . import g, h\ndef f(): g(); h()\n"},
+        "b.py::f",
+        ["__init__.py::g", "h"],
+    ),
     "a stub beside its module": (
         {"a.py": DEF, "a.pyi": "def g() -> int: ...\n", "b.py": "from a import g\ndef f(): g()\n"},
         "b.py::f",
@@ -668,6 +673,25 @@ SCRIPTS: dict[str, Case] = {
         "a.ts::f",
         ["a.ts::X#2"],
     ),
+    "a value and a type": (
+        {"a.ts": "const X = () => { return 1 }\ntype X = { a: 1 }\nfunction f() { X() }\n"},
+        "a.ts::f",
+        ["a.ts::X"],
+    ),
+    "require of what is not said": (
+        {
+            "a.js": "exports.g = () => { return 1 }\n",
+            "b.js": "const a = require(x)\nconst { g = 1, ...h } = require('./a')\n"
+            "function f() { a.g(); h.g() }\n",
+        },
+        "b.js::f",
+        ["a.g", "h.g"],
+    ),
+    "import = require": (
+        {"a.ts": FUN, "b.ts": "import a = require('./a')\nfunction f() { a.g(); a.h() }\n"},
+        "b.ts::f",
+        ["a.ts::g", "a.h"],
+    ),
     "an interface and a class": (
         {"a.ts": "interface X { a: 1 }\nclass X { m() { return 1 } }\nfunction f() { new X() }\n"},
         "a.ts::f",
@@ -999,6 +1023,11 @@ JAVA: dict[str, Case] = {
         ),
         "x/p/A.java::A.f",
         ["x/q/C.java::C.m", "this.n"],
+    ),
+    "inherited before an interface that is not known": (
+        java(x_p_A="class A extends B implements U { void f() { this.m(); } }", x_p_B=B),
+        "x/p/A.java::A.f",
+        ["x/p/B.java::B.m"],
     ),
     "inherited from what is not known": (
         java(x_p_A="class A extends U implements B { void f() { this.m(); } }", x_p_B=B),

@@ -44,6 +44,7 @@ from forge_mcp.mining import cache as cache_module
 from forge_mcp.mining import repository
 from forge_mcp.mining.files import list_files
 from forge_mcp.mining.repository import mine_repository
+from forge_mcp.mining.secrets import find_secrets
 from forge_mcp.pipeline.extract import ExtractRequest, extract
 from forge_mcp.pipeline.skill import SkillContext
 from forge_mcp.settings import Settings, load_settings
@@ -351,6 +352,44 @@ def test_names_that_are_no_utf8_do_not_stop_a_run(tmp_path: Path) -> None:
     assert mined.counts.skipped == {"undecodable": 1}
 
 
+def test_headers_are_mined_as_what_they_hold(tmp_path: Path) -> None:
+    root = write(
+        tmp_path / "r",
+        {
+            "a.h": "int twice(int x) { return x + x; }\n",
+            "b.h": "namespace n { class A { int twice(int x) { return x + x; } }; }\n",
+        },
+    )
+    for _ in range(2):
+        with clock_is_fine():
+            found = mine(root, cache=tmp_path / "c")
+        assert found.every["a.h::twice"].language == "c"
+        assert found.every["b.h::n.A.twice"].language == "cpp"
+    assert found.read == []
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, RecursionError])
+def test_a_file_on_which_the_miner_fails_is_counted_and_the_others_are_mined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    edited = Repository(tmp_path)
+    find = find_secrets
+
+    def fail(text: str) -> object:
+        if "def beta" in text:
+            raise error("a bug")
+        return find(text)
+
+    monkeypatch.setattr(repository, "find_secrets", fail)
+    for _ in range(2):
+        mined = mine(edited.root, cache=edited.cache)
+        assert mined.counts.skipped == {"other_language": 2, "miner_failed": 1}
+        assert "pkg/core.py::alpha" in mined.every
+    monkeypatch.undo()
+    with clock_is_fine():
+        edited.check()  # nothing was kept of the failure
+
+
 # -- damage ------------------------------------------------------------------------------------
 
 
@@ -419,6 +458,11 @@ def test_what_is_no_database_is_thrown_away(warmed: Warmed, data: bytes) -> None
     warmed.check(data)
 
 
+def test_a_broken_page_is_found_when_the_cache_is_opened(warmed: Warmed) -> None:
+    page = int.from_bytes(warmed.data[16:18], "big")
+    warmed.check(warmed.data[:page] + b"\xff" * page + warmed.data[2 * page :])
+
+
 def test_a_cache_that_can_only_be_read_is_thrown_away(warmed: Warmed) -> None:
     """The 19th byte of SQLite's header: a version above 2 that it may not write."""
     warmed.check(warmed.data[:18] + b"\x07" + warmed.data[19:])
@@ -449,6 +493,7 @@ def test_garbage_inside_a_row_never_gives_other_lines(
         "DROP TABLE files",
         "ALTER TABLE files RENAME TO others",
         "ALTER TABLE files RENAME COLUMN counts TO amounts",
+        "PRAGMA user_version = 99",
         "DELETE FROM files WHERE path LIKE 'pkg%'",
         "INSERT INTO files (path) VALUES ('zzz.py')",
         "UPDATE files SET blocks = (SELECT blocks FROM files WHERE path = 'a.py')",

@@ -184,7 +184,8 @@ class JavaScript(Language):
         if node.type == "import_statement":
             return node, self.imports(node)
         if node.type == "export_statement":
-            return node, _passed_on(node)
+            found = _passed_on(node)
+            return (node, found) if found else (None, [])
         found = _required(node)
         return (node.parent, found) if found else (None, [])
 
