@@ -47,7 +47,8 @@ def chunking_request(task: Task, root: Path, cache: Path, folder: Path) -> tuple
     for definition in definitions:
         if definition.kind in FUNCTIONS and definition.end is not None:
             source = sources[definition.path][definition.start : definition.end]
-            functions[definition.path].append(source.decode())
+            # Parsers differ in whether the sign behind a class's field is a part of it.
+            functions[definition.path].append(source.decode().rstrip(" ;,"))
     excerpt(root, (SourceFile(path, "") for path in sources), folder / "files")
     parsed = parsed_files(root, settings)
     asked = {

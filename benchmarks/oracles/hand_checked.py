@@ -1,8 +1,9 @@
-"""Definitions whose first and last lines a person read in the source, for want of a parser.
+"""Definitions whose first and last lines were read in the source, for want of a parser.
 
-`hand_checked/LANGUAGE.json` names whole files, with the SHA-256 of what was read, and lists every
-class, type, function, method and constructor of them. The first line is that of the definition
-itself, its attributes included, its comments not.
+`hand_checked/LANGUAGE.json` names whole files, with the SHA-256 of what was read, and lists all
+their classes, types, functions, methods and constructors; no properties, subscripts and objects
+without a name. Nothing in it comes from the miner. The first line is that of the
+definition itself, its attributes included, its comments not.
 """
 
 from __future__ import annotations

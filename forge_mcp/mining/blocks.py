@@ -329,7 +329,7 @@ def _skeleton(
         return
     text += keep(definition.end_byte)
     row["source_code"] = text.decode()
-    row["tokens"] = count_leaves(language.parse(text).root_node)
+    row["tokens"] = count_leaves(language.parse(language.fragment_prefix + text).root_node)
     row["metadata"]["skeleton"] = lines
 
 

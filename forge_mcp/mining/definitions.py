@@ -275,7 +275,7 @@ class _Walk:
         """Any import, wherever it stands."""
         whole, names = self.language.import_of(node)
         if whole is not None:
-            stated = text(whole) if not names or any(name.module for name in names) else ""
+            stated = text(whole).strip() if not names or any(name.module for name in names) else ""
             self.imports.append(ImportStatement(stated, whole.start_byte, whole.end_byte, names))
 
     def children(self, first: int) -> list[Definition]:

@@ -58,11 +58,11 @@ class Line:
         return process.returncode, json.loads(out)
 
     def files(self) -> dict[str, bytes]:
-        """Everything in the workspace but the registry's own files, logs and locks."""
+        """Everything in the workspace but the registry's own files, logs, locks and caches."""
         return {
             path.relative_to(self.home).as_posix(): path.read_bytes()
             for path in sorted(self.home.rglob("*"))
             if path.is_file()
             and not path.name.startswith("forge.db")
-            and not {"logs", "locks"} & set(path.parts)
+            and not {"logs", "locks", "cache"} & set(path.parts)
         }

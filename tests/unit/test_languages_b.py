@@ -34,129 +34,59 @@ def named(name: str, source: str | None = None) -> dict[str, Definition]:
     return {d.qualified_name: d for d in read(name, source).definitions}
 
 
-# Every definition of the samples: qualified name, kind and label, first and last line.
+# Every definition of the samples: qualified name (a leading dot: in the last one without), kind,
+# label, first and last line.
 OUTLINES = {
     "ruby": """
-        Warehouse.Storage class module 11 109
-        Warehouse.Storage.FullError class - 16 17
-        Warehouse.Storage.Missing class - 18 18
-        Warehouse.Storage.Shelf class - 20 108
-        Warehouse.Storage.Shelf.initialize method - 23 31
-        Warehouse.Storage.Shelf.put method - 36 56
-        Warehouse.Storage.Shelf.build method singleton 60 60
-        Warehouse.Storage.Shelf.full? method - 62 64
-        Warehouse.Storage.Shelf.== method - 66 70
-        Warehouse.Storage.Shelf.[] method - 72 72
-        Warehouse.Storage.Shelf.name= method - 74 76
-        Warehouse.Storage.Shelf.SORT method - 78 78
-        Warehouse.Storage.Shelf.default method - 81 82
-        Warehouse.Storage.Shelf.store method - 87 89
-        Warehouse.Storage.Shelf.weight method - 91 93
-        Warehouse.Storage.Shelf.open_again method - 97 97
-        Warehouse.Storage.Shelf.hidden method - 99 101
-        Warehouse.Storage.Shelf.late method - 103 103
-        Warehouse.Storage.Shelf.secret method singleton 106 106
-        Point class struct 111 120
-        Point.norm method - 115 119
-        dump function - 123 126
-        test_dump function - 129 131""",
+        Warehouse.Storage class module 11 109 | .FullError class - 16 17 | .Missing class - 18 18 |
+        .Shelf class - 20 108 | .Shelf.initialize method - 23 31 | .Shelf.put method - 36 56 |
+        .Shelf.build method singleton 60 60 | .Shelf.full? method - 62 64 |
+        .Shelf.== method - 66 70 | .Shelf.[] method - 72 72 | .Shelf.name= method - 74 76 |
+        .Shelf.SORT method - 78 78 | .Shelf.default method - 81 82 | .Shelf.store method - 87 89 |
+        .Shelf.weight method - 91 93 | .Shelf.open_again method - 97 97 |
+        .Shelf.hidden method - 99 101 | .Shelf.late method - 103 103 |
+        .Shelf.secret method singleton 106 106 | Point class struct 111 120 |
+        .norm method - 115 119 | dump function - 123 126 | test_dump function - 129 131""",
     "csharp": """
-        Bank.Accounts.Ledger class - 9 86
-        Bank.Accounts.Ledger.Count method property 20 21
-        Bank.Accounts.Ledger.Total method property 23 27
-        Bank.Accounts.Ledger.this method indexer 29 29
-        Bank.Accounts.Ledger.Changed method event 31 31
-        Bank.Accounts.Ledger.Ledger method - 34 39
-        Bank.Accounts.Ledger.Ledger method - 41 41
-        Bank.Accounts.Ledger.~Ledger method - 43 43
-        Bank.Accounts.Ledger.operator_+ method operator 45 45
-        Bank.Accounts.Ledger.explicit_operator_int method operator 47 47
-        Bank.Accounts.Ledger.Sum method - 49 49
-        Bank.Accounts.Ledger.IDisposable.Dispose method - 51 51
-        Bank.Accounts.Ledger.Hidden method - 53 53
-        Bank.Accounts.Ledger.AddAsync method - 55 70
-        Bank.Accounts.Ledger.AddAsync.Twice function - 58 58
-        Bank.Accounts.Ledger.Dump method - 73 74
-        Bank.Accounts.Ledger.Row class struct 77 77
-        Bank.Accounts.Ledger.Row.Twice method - 77 77
-        Bank.Accounts.Ledger.Key class - 79 85
-        Bank.Accounts.Ledger.Key.Compare method - 84 84
-        Bank.Accounts.IStore class interface 88 93
-        Bank.Accounts.IStore.Save method - 91 91
-        Bank.Accounts.IStore.Clear method - 92 92
-        Bank.Accounts.Side class enum 95 96
-        Bank.Accounts.Comparer class delegate 98 98
-        Bank.Accounts.Entry class record 100 100
-        Bank.Accounts.Pair class record 102 102
-        Bank.Accounts.LedgerTests class - 104 108
-        Bank.Accounts.LedgerTests.Adds method - 106 107""",
+        Bank.Accounts.Ledger class - 9 86 | .Count method property 20 21 |
+        .Total method property 23 27 | .this method indexer 29 29 | .Changed method event 31 31 |
+        .Ledger method - 34 39 | .Ledger method - 41 41 | .~Ledger method - 43 43 |
+        .operator_+ method operator 45 45 | .explicit_operator_int method operator 47 47 |
+        .Sum method - 49 49 | .IDisposable.Dispose method - 51 51 | .Hidden method - 53 53 |
+        .AddAsync method - 55 70 | .AddAsync.Twice function - 58 58 | .Dump method - 73 74 |
+        .Row class struct 77 77 | .Row.Twice method - 77 77 | .Key class - 79 85 |
+        .Key.Compare method - 84 84 | Bank.Accounts.IStore class interface 88 93 |
+        .Save method - 91 91 | .Clear method - 92 92 | Bank.Accounts.Side class enum 95 96 |
+        Bank.Accounts.Comparer class delegate 98 98 | Bank.Accounts.Entry class record 100 100 |
+        Bank.Accounts.Pair class record 102 102 | Bank.Accounts.LedgerTests class - 104 108 |
+        .Adds method - 106 107""",
     "php": """
-        Handler class interface 21 24
-        Handler.handle method - 23 23
-        Router class - 26 86
-        Router.$name method property 39 42
-        Router.__construct method - 44 57
-        Router.handle method - 63 79
-        Router.handle.$double function - 72 72
-        Router.ab method - 81 81
-        Router.instance method - 83 83
-        Router.secret method - 85 85
-        Router.secret.inner method - 85 85
-        RouterTest class - 88 88
-        RouterTest.routes method - 88 88
-        Logs class trait 90 90
-        Logs.write method - 90 90
-        Method class enum 92 97
-        Method.label method - 96 96
-        greet function - 99 104
-        greet.nested function - 102 102
-        dump function - 107 108
-        $increment function - 111 111
-        row function - 114 114
-        testRow function - 116 116""",
+        Handler class interface 21 24 | .handle method - 23 23 | Router class - 26 86 |
+        .$name method property 39 42 | .__construct method - 44 57 | .handle method - 63 79 |
+        .handle.$double function - 72 72 | .ab method - 81 81 | .instance method - 83 83 |
+        .secret method - 85 85 | .secret.inner method - 85 85 | RouterTest class - 88 88 |
+        .routes method - 88 88 | Logs class trait 90 90 | .write method - 90 90 |
+        Method class enum 92 97 | .label method - 96 96 | greet function - 99 104 |
+        .nested function - 102 102 | dump function - 107 108 | $increment function - 111 111 |
+        row function - 114 114 | testRow function - 116 116""",
     "kotlin": """
-        Ending class interface 15 16
-        Ending.end method - 16 16
-        Session class - 18 64
-        Session.constructor method constructor 29 29
-        Session.age method property 34 35
-        Session.label method property 36 37
-        Session.end method - 40 56
-        Session.end.local function - 52 52
-        Session.end.twice function - 53 53
-        Session.end.triple function - 54 54
-        Session.Companion class companion_object 58 58
-        Session.Factory class companion_object 59 59
-        Session.Factory.create method - 59 59
-        Session.Guard class - 60 60
-        Session.refresh method - 61 61
-        Session.plus method - 62 63
-        State class enum 66 71
-        State.OPEN.next method - 67 67
-        State.next method - 70 70
-        Registry class object 73 73
-        Registry.find method - 73 73
-        Callback class typealias 74 74
-        List.firstOr function - 76 78
-        twice function - 79 79
-        String.initial function property 80 80
-        onEnd function - 81 81
-        closer.close method - 82 82
-        Audited class annotation 83 83
-        Visitor class interface 84 84
-        Visitor.visit method - 84 84
-        ends_when_closed function - 87 88
+        Ending class interface 15 16 | .end method - 16 16 | Session class - 18 64 |
+        .constructor method constructor 29 29 | .age method property 34 35 |
+        .label method property 36 37 | .end method - 40 56 | .end.local function - 52 52 |
+        .end.twice function - 53 53 | .end.triple function - 54 54 |
+        .Companion class companion_object 58 58 | .Factory class companion_object 59 59 |
+        .Factory.create method - 59 59 | .Guard class - 60 60 | .refresh method - 61 61 |
+        .plus method - 62 63 | State class enum 66 71 | .OPEN.next method - 67 67 |
+        .next method - 70 70 | Registry class object 73 73 | .find method - 73 73 |
+        Callback class typealias 74 74 | List.firstOr function - 76 78 | twice function - 79 79 |
+        String.initial function property 80 80 | onEnd function - 81 81 |
+        closer.close method - 82 82 | Audited class annotation 83 83 |
+        Visitor class interface 84 84 | .visit method - 84 84 | ends_when_closed function - 87 88 |
         last function - 89 90""",
     "bash": """
-        copy_files function - 14 34
-        copy_files.inner function - 33 33
-        restart function - 38 42
-        rollback function - 47 49
-        check function - 51 51
-        log::info function - 53 53
-        ci-report function - 55 55
-        _private function - 57 61
-        test_copy function - 63 63""",
+        copy_files function - 14 34 | .inner function - 33 33 | restart function - 38 42 |
+        rollback function - 47 49 | check function - 51 51 | log::info function - 53 53 |
+        ci-report function - 55 55 | _private function - 57 61 | test_copy function - 63 63""",
 }
 
 
@@ -168,7 +98,11 @@ def test_outline(name: str) -> None:
         f"{d.start_row + 1} {d.end_row + 1}"
         for d in found.definitions
     ]
-    assert outline == [line.strip() for line in OUTLINES[name].strip().splitlines()]
+    expected, around = [], ""
+    for entry in map(str.strip, OUTLINES[name].split("|")):
+        around = around if entry.startswith(".") else entry.split()[0]
+        expected.append(f"{around}{entry}" if entry.startswith(".") else entry)
+    assert outline == expected
     assert not found.has_error
     assert not any(d.has_error or d.in_error for d in found.definitions)
 
@@ -190,8 +124,23 @@ def flagged(name: str, flag: str) -> set[str]:
     return {d.qualified_name for d in read(name).definitions if getattr(d, flag)}
 
 
-def parameters(definition: Definition) -> list[tuple[str, str, str, str]]:
-    return [tuple(parameter) for parameter in definition.described.parameters or []]  # type: ignore[misc]
+MARKS = {
+    "positional_only": "/ ",
+    "keyword_only": "k ",
+    "var_positional": "* ",
+    "var_keyword": "** ",
+}
+
+
+def spelled(definition: Definition) -> str:
+    """Parameters as `name: annotation = default`; the kind as a mark before it."""
+    return "; ".join(
+        MARKS.get(p.kind, "")
+        + p.name
+        + (f": {p.annotation}" if p.annotation else "")
+        + (f" = {p.default}" if p.default else "")
+        for p in definition.described.parameters or ()
+    )
 
 
 # -- Ruby ------------------------------------------------------------------------------------------
@@ -218,35 +167,24 @@ def test_ruby_describes() -> None:
     found = named("ruby")
     shelf = "Warehouse.Storage.Shelf."
     init = found[shelf + "initialize"]
-    assert parameters(init) == [
-        ("size", "", "", "positional_only"),
-        ("name", "", '"a}"', "positional_only"),
-        ("rest", "", "", "var_positional"),
-        ("depth", "", "", "keyword_only"),
-        ("wide", "", "false", "keyword_only"),
-        ("options", "", "", "var_keyword"),
-        ("block", "", "", "positional_only"),
-    ]
+    assert spelled(init) == (
+        '/ size; / name = "a}"; * rest; k depth; k wide = false; ** options; / block'
+    )
     assert list(init.raises) == ["ArgumentError", "Warehouse::Storage::FullError"]
     assert init.branches == 2
     put = found[shelf + "put"]
-    assert [p[0] for p in parameters(put)] == ["item", "(row, column)", "*"]
+    assert spelled(put) == "/ item; / (row, column); * *"
     assert put.branches == 7  # if, &&, ||, when, when, rescue, ?:
-    assert list(put.calls) == [
-        "full?",
-        "item.small?",
-        "@boxes.push",
-        "store",
-        "warn",
-        "e.message",
-        "Warehouse::Log.write",
-    ]
+    assert (
+        " ".join(put.calls)
+        == "full? item.small? @boxes.push store warn e.message Warehouse::Log.write"
+    )
     assert list(put.returns) == ["false"]
     assert not put.raises
     assert list(found["Point.norm"].raises) == ["TypeError"]
     assert list(found[shelf + "build"].returns) == ["new(size, depth: 1)"]
-    assert parameters(found[shelf + "SORT"])[1] == ("b", "", "1", "positional_only")
-    assert parameters(found[shelf + "hidden"]) == [("...", "", "", "var_positional")]
+    assert spelled(found[shelf + "SORT"]) == "/ a; / b = 1"
+    assert spelled(found[shelf + "hidden"]) == "* ..."
     assert found[shelf + "build"].described.signature == "def self.build(size)"
     assert found[shelf + "weight"].described.signature == "memoize def weight"
     assert found[shelf + "SORT"].described.signature == "SORT = ->(a, b = 1)"
@@ -288,11 +226,12 @@ def test_ruby_oddities() -> None:
         "register(def listed; end)\n"
         "obj.wrap def by_receiver; end\n"
         "foo[1].bar(2)\n"
-        "def empty(x) = x\n"
+        "def empty(x, **nil) = x\n"
         "L = lambda { 1; 2; 3; 4; 5 }\n"
         "M = lambda { }\n"
         "class N; private_constant :O, x; class O; end; private :p; private; protected; end\n"
-        "autoload :Q, 'q'\nobj.require 'r'\nputs 'require'\n",
+        "autoload :Q, 'q'\nobj.require 'r'\nputs 'require'\n"
+        "apart \\\n  def g; end\nclass R::; end\n",
     )
     assert [(n, d.kind, d.label) for n, d in found.items()] == [
         ("A", "class", "module"),
@@ -307,12 +246,15 @@ def test_ruby_oddities() -> None:
         ("M", "function", ""),
         ("N", "class", ""),
         ("N.O", "class", ""),
+        ("g", "function", ""),
     ]
-    assert [p[0] for p in parameters(found["obj.f"])] == ["*", "**", "&"]
+    assert spelled(found["obj.f"]) == "* *; ** **; / &"
     assert found["listed"].described.signature == "def listed"
     assert found["by_receiver"].described.signature == "def by_receiver"
     assert found["N.O"].is_private
     assert found["K"].described.bases == []
+    assert found["g"].described.signature == "def g"
+    assert spelled(found["empty"]) == "/ x"
     assert found["M"].is_trivial
     assert found["empty"].is_trivial
     assert not found["L"].is_trivial
@@ -336,21 +278,13 @@ def test_csharp_describes() -> None:
         "public abstract partial class Ledger<T> : Book<T>, IDisposable where T : class, new()"
     )
     first = read("csharp").definitions[5]
-    assert parameters(first) == [
-        ("name", "string", "", "positional_or_keyword"),
-        ("seed", "ref int", "", "positional_or_keyword"),
-        ("size", "int", "3", "positional_or_keyword"),
-        ("rest", "object[]", "", "var_positional"),
-    ]
+    assert spelled(first) == "name: string; seed: ref int; size: int = 3; * rest: object[]"
     assert first.described.docstring == "param name: Its name."
     assert first.described.signature.endswith("params object[] rest) : base(name)")
     assert list(first.raises) == ["ArgumentNullException", "Bank.LedgerException"]
     assert first.branches == 4  # if, ||, &&, ??
     assert list(first.calls) == ["ArgumentNullException", "Bank.LedgerException"]
-    assert parameters(found["Ledger.Sum"]) == [
-        ("first", "in Entry", "", "positional_or_keyword"),
-        ("rest", "out int", "", "positional_or_keyword"),
-    ]
+    assert spelled(found["Ledger.Sum"]) == "first: in Entry; rest: out int"
     assert found["Ledger.Sum"].described.returns == "Money"
     assert found["Ledger.Sum"].described.signature.endswith("out int rest)")
     add = found["Ledger.AddAsync"]
@@ -438,19 +372,15 @@ def test_php_describes() -> None:
     )
     init = found["Router.__construct"]
     assert init.described.docstring == "Makes one."
-    assert parameters(init) == [
-        ("$depth", "int", "", "positional_or_keyword"),
-        ("$prefix", "?string", '"a{"', "positional_or_keyword"),
-        ("$parent", "self|null", "null", "positional_or_keyword"),
-        ("$rest", "int", "", "var_positional"),
-    ]
+    assert spelled(init) == (
+        '$depth: int; $prefix: ?string = "a{"; $parent: self|null = null; * $rest: int'
+    )
     assert list(init.raises) == ["InvalidArgumentException", "Error\\NotFound"]
     assert init.branches == 5  # if, &&, ||, and, elseif
-    assert list(init.calls) == [
-        "parent::__construct",
-        "\\InvalidArgumentException",
-        "Error\\NotFound::forPath",
-    ]
+    assert (
+        " ".join(init.calls)
+        == "parent::__construct \\InvalidArgumentException Error\\NotFound::forPath"
+    )
     handle = found["Router.handle"]
     assert handle.described.docstring == ""
     assert handle.described.returns == "Response"
@@ -460,15 +390,10 @@ def test_php_describes() -> None:
         "new Response($name)",
         "$name ?: $request?->answer(fn ($x) => $x + 1)",
     ]
-    assert list(handle.calls) == [
-        "$request->path",
-        "RouteError",
-        "Response",
-        "$this->log",
-        "$double",
-        "Response::make",
-        "$request?->answer",
-    ]
+    assert (
+        " ".join(handle.calls)
+        == "$request->path RouteError Response $this->log $double Response::make $request?->answer"
+    )
     assert list(found["Router.handle.$double"].returns) == ["$x * 2"]
     assert list(found["$increment"].returns) == ["$x + 1"]
     assert found["$increment"].described.signature == "$increment = fn (int $x): int"
@@ -541,33 +466,22 @@ def test_kotlin_describes() -> None:
     end = found["Session.end"]
     assert end.described.docstring == "Ends it."
     assert end.described.decorators == ["Throws(IOException::class)"]
-    assert parameters(end) == [
-        ("reason", "T", "", "positional_or_keyword"),
-        ("force", "Boolean", "!name.isEmpty()", "positional_or_keyword"),
-        ("rest", "Int", "", "var_positional"),
-        ("then", "(Int) -> Unit", "", "positional_or_keyword"),
-    ]
+    assert spelled(end) == (
+        "reason: T; force: Boolean = !name.isEmpty(); * rest: Int; then: (Int) -> Unit"
+    )
     assert end.described.returns == "Int"
     assert end.described.extra == {"is_async": True}
     assert end.branches == 10  # if, &&, ||, if, 3 entries of when, for, ?:, catch
     assert list(end.raises) == ["IllegalStateException", "com.server.SessionError"]
     assert list(end.returns) == ["1", "2", "twice(local(3))"]
-    assert list(end.calls) == [
-        "then",
-        "this.name?.trim",
-        "listOf",
-        "IllegalStateException",
-        "com.server.SessionError",
-        "twice",
-        "local",
-    ]
-    assert parameters(found["Session.end.twice"]) == [("n", "Int", "", "positional_only")]
+    assert (
+        " ".join(end.calls)
+        == "then this.name?.trim listOf IllegalStateException com.server.SessionError twice local"
+    )
+    assert spelled(found["Session.end.twice"]) == "/ n: Int"
     assert found["Session.end.triple"].described.returns == "Int"
     assert found["Session.constructor"].described.returns == ""
-    assert [p[3] for p in parameters(found["Session.constructor"])] == [
-        "positional_or_keyword",
-        "var_positional",
-    ]
+    assert spelled(found["Session.constructor"]) == "text: String; * parts: Int"
     assert found["Session.age"].described.docstring == ""
     assert found["Session.age"].described.returns == "Int"
     assert list(found["Session.plus"].returns) == ["merge(other)"]
@@ -645,23 +559,54 @@ def test_kotlin_repairs() -> None:
         ("C.i", 6, 6),
     ]
     by_name = {d.name: d for d in found.definitions}
-    assert parameters(by_name["g"])[0][0] == "suspend"
+    assert spelled(by_name["g"]) == "suspend: Boolean"
     assert list(by_name["g"].calls) == ["suspend", "data.h"]
-    assert parameters(by_name["i"]) == [("a", "() -> Int", "{ 1 }", "positional_or_keyword")]
+    assert spelled(by_name["i"]) == "a: () -> Int = { 1 }"
 
 
 def test_kotlin_oddities() -> None:
     found = named(
         "kotlin",
         "fun (Int).f() = listOf(1).map {\n    it\n}\nval x = y.z { 1 }\nval List<Int>.p get() = 1\n"
-        "val (a, b) = { 1 } to 2\nclass Q : R(), S\nval A_B = 1\nval c = fun() { }\n"
+        "val (a, b) = { 1 } to 2\nval (c, d) get() = 2\nclass Q : R(), S\n"
+        "val A_B = 1\nval c = fun() { }\n"
         "val d = { x, (y, z) -> x }\nfun big() { a(); b(); c(); d(); e() }\n",
     )
     assert list(found) == ["f", "List.p", "Q", "c", "d", "big"]
     assert not found["f"].returns
     assert found["Q"].described.bases == ["R", "S"]
-    assert [p[0] for p in parameters(found["d"])] == ["x", "(y, z)"]
+    assert spelled(found["d"]) == "/ x; / (y, z)"
     assert not found["big"].is_trivial
+
+
+# The scanner of tree-sitter-kotlin 1.1.0 repeats an empty token for ever behind this.
+ENDLESS = """t{=)n 2
+e
+ $  abstract fun refresh()
+    operator fun plus(other: Session<T>): Session<T> =
+        merge(other)
+}
+
+enum class State(val code: Int) : Coded {
+    OPEN(1) { override fun next() = CLOSED },
+    CLOSED(2);
+
+    fun next(): State = OPEN
+}
+
+object Registry : Map<String, Int>() { @JvmStatic fun find(key: String) = get(key) }
+typealias Callback = (S ession<*>) -> Unit
+
+/** First of a list. */
+@JvmN """
+
+
+def test_kotlin_parses_always_end() -> None:
+    with pytest.raises(ValueError, match="cannot parse"):
+        language("kotlin").parse(ENDLESS.encode())
+    assert [d.name for d in read("kotlin", "fun f() { }\n").definitions] == ["f"]
+    for end in ("@", "@A", '@A("x', "@A(x) "):  # behind a comment the scanner looks for white space
+        assert read("kotlin", f"var g = 1/**/\n{end}").definitions == []
 
 
 # -- Bash ------------------------------------------------------------------------------------------
@@ -673,18 +618,10 @@ def test_bash_describes() -> None:
     assert copy.described.docstring == "Copies the files."
     assert copy.described.parameters == []
     assert copy.branches == 8  # if, &&, ||, elif, 2 patterns, for, while
-    assert list(copy.calls) == [
-        "rsync",
-        "test",
-        "cp",
-        "log::info",
-        "cat",
-        "render_header",
-        "echo",
-        "sort",
-        "read",
-        "list_files",
-    ]
+    assert (
+        " ".join(copy.calls)
+        == "rsync test cp log::info cat render_header echo sort read list_files"
+    )
     assert found["restart"].described.docstring == ""
     assert found["rollback"].described.docstring == ""  # what stands above it is code
     assert found["restart"].described.signature == "function restart"
@@ -845,7 +782,12 @@ def test_cut_and_noisy_sources_never_fail(name: str, data: st.DataObject) -> Non
     for at, byte in data.draw(st.lists(noise, max_size=6)):
         source[at : at + 1] = bytes([byte])
     cut = bytes(source)
-    found = read(name, cut).definitions
+    try:
+        tree = language(name).parse(cut)
+    except ValueError:
+        assert name == "kotlin"  # its grammar does not come to an end in everything
+        return
+    found = find_definitions(tree, cut, language(name)).definitions
     open_spans: list[Definition] = []
     for d in found:  # in source order, outer before inner
         assert 0 <= d.start_byte < d.end_byte <= len(cut)

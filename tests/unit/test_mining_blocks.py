@@ -654,6 +654,11 @@ ODD: dict[str, tuple[str, str, dict[str, str]]] = {
         "package p\nvar h, i = func() { g() }, func() { g() }\nvar (\n\tk = func() { g() }\n)\n",
         {"k": "k = func()"},
     ),
+    "go: a list that is broken off": (
+        "go",
+        "package p\ntype (\n\tL interface {\n\t\tLock  main\n\nfunc main() { g() }\n",
+        {"L": "L interface"},
+    ),
     "java: imports that are none": (
         "java",
         "import ;\nclass A { void f(){} }",
@@ -707,6 +712,28 @@ def test_names_of_parameters(name: str, source: str, parameters: list[str]) -> N
     assert [parameter["name"] for parameter in row["metadata"]["parameters"]] == parameters
 
 
+@pytest.mark.parametrize(
+    ("name", "source", "bases"),
+    [
+        ("python", "class A(B, c.D[int], metaclass=M): x = 1\n", ["B", "c.D[int]"]),
+        ("javascript", "class A extends b.C { m() {} }\n", ["b.C"]),
+        (
+            "typescript",
+            "class A<T> extends B<T> implements C, D<T> { m() {} }\n",
+            ["B", "C", "D<T>"],
+        ),
+        ("typescript", "interface A extends B, C<T> { m(): void }\n", ["B", "C<T>"]),
+        ("go", "package p\ntype A struct {\n\tB\n\t*c.D\n\te F\n}\n", ["B", "c.D"]),
+        ("go", "package p\ntype A interface {\n\tB\n\tm()\n\tc.D\n}\n", ["B", "c.D"]),
+        ("java", "class A<T> extends B<T> implements C, D {}", ["B<T>", "C", "D"]),
+        ("java", "interface A extends B, C {}", ["B", "C"]),
+    ],
+)
+def test_bases_are_verbatim(name: str, source: str, bases: list[str]) -> None:
+    (row,) = [block.row for block in blocks_of(source, name) if block.row["name"] == "A"]
+    assert row["metadata"]["bases"] == bases
+
+
 def test_constants_and_imports_of_modules() -> None:
     (module,) = [
         block.row for block in blocks_of("package p\n\nconst a, b = 1, 2\nconst c = 3\n", "go")
@@ -743,6 +770,8 @@ def test_constants_and_imports_of_modules() -> None:
         "# note\n    'a'",
         "(\n# note\n'a')",
         "()",
+        "1, 2",
+        "'a', g(2)",
     ],
 )
 def test_docstrings_are_those_of_python(literal: str) -> None:

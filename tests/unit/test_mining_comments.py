@@ -362,6 +362,14 @@ def test_a_decorator_between_comment_and_class() -> None:
     assert text == source.rstrip()
 
 
+def test_a_comment_between_decorator_and_method() -> None:
+    source = "class A {\n  @deco\n  /** Doc. */\n  m() { g() }\n}\n"
+    data, spoken = source.encode(), language("typescript")
+    found = find_definitions(spoken.parse(data), data, spoken).definitions
+    (method,) = [d for d in found if d.name == "m"]
+    assert method.described.docstring == "Doc."
+
+
 def test_python_comments_are_no_docstrings() -> None:
     text, docstring = first("# Say it.\ndef f(x):\n    # not this\n    return [x]\n", "python")
     assert docstring == ""

@@ -142,6 +142,7 @@ class Language:
     decorators: ClassVar[frozenset[str]] = frozenset()
     logical_operators: ClassVar[frozenset[str]] = frozenset({"&&", "||", "??"})
 
+    fragment_prefix: ClassVar[bytes] = b""  # what a part of a file needs before it to be parsed
     comments: ClassVar[frozenset[str]] = frozenset({"comment"})
     doc_comment: ClassVar[re.Pattern[str]] = re.compile(r"/\*\*(?!/)")  # what marks one
     plain_comments_document: ClassVar[bool] = False  # comments without such a mark do as well
@@ -506,7 +507,9 @@ def of_type(nodes: Sequence[Node], *types: str) -> list[Node]:
 
 def is_named_type(name: bytes) -> bool:
     """Whether a name's last part reads as an exception type (`ValueError`, `socket.error`)."""
-    last = re.split(rb"\.|::", name)[-1]
+    if b"::" in name:  # C++'s own are in lower case: std::bad_alloc
+        return True
+    last = name.rpartition(b".")[2]
     return last[:1].isupper() or last.endswith((b"error", b"timeout", b"Error"))
 
 

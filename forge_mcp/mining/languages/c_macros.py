@@ -31,7 +31,7 @@ INITIALIZER = rb"\w+(?:<[^<>(){};]*>)?\s*(?:" + IN_PARENTHESES + rb"|\{[^{}();]*
 # `class EXPORT Foo : Base {`: without an error, the grammar takes EXPORT for the name.
 CLASS_MACRO = re.compile(
     rb"\b(?:class|struct|union|enum)\s+(?:class\s+)?(" + ANNOTATION + rb")\s+"
-    rb"(?!final\b)(?=[A-Za-z_][\w:]*\s*(?:<[^;{}()]*>\s*)?(?:final\s*)?(?::[^:]|\{))"
+    rb"(?!final\b)(?=[A-Za-z_][\w:]*\s*(?:<[^;{}()]{0,200}>\s*)?(?:final\s*)?(?::[^:]|\{))"
 )
 # The guard of a header, of which everything else would be a branch.
 BLANK = rb"(?:\s++|//[^\n]*+|(?>/\*.*?\*/))*+"
@@ -74,7 +74,7 @@ PATTERNS = tuple(
         rb"\bexplicit\s+(" + ANNOTATION + rb")(?=\s)",
         # Types behind a macro, which the grammar takes for the type: `API std::string name(`
         rb"^[ \t]*(?:inline[ \t]+)?" + MACRO + rb"\s+((?:[A-Za-z_]\w*(?:::\w+)*(?:<[^<>(){};]*>)?"
-        rb"[\s*&]+)+)(?=(?:operator\b|\w+\s*\())",
+        rb"[\s*&]+){1,8})(?=(?:operator\b|\w+\s*\())",
         # Statements: `JSON_TRY {`, `BOOST_FOREACH(a, b) {`
         rb"^[ \t]+(" + MACRO + rb")[ \t]*$(?=\s*\{)",
         rb"^[ \t]+\}?[ \t]*([A-Z_]*(?:CATCH|TRY|EACH|LOOP)[A-Z_]*\s*"

@@ -266,7 +266,7 @@ def _without_directives(source: bytes, first_branch: bool) -> bytes:
         word = directive[1] if directive else b""
         if word == b"if":
             active.append(True)
-        elif word in (b"elif", b"else"):
+        elif word in (b"elif", b"else") and len(active) > 1:
             active[-1] = not first_branch
         elif word == b"endif" and len(active) > 1:
             active.pop()
@@ -285,7 +285,7 @@ def _has_code(node: Node) -> bool:
     return any(accessor.child_by_field_name("body") is not None for accessor in listed)
 
 
-def _private_by_default(opened: Opened) -> bool | None:
+def _private_by_default(opened: Opened) -> bool:
     """Of a definition without a modifier: True in a class, False in an interface."""
     node = opened.function
     if opened.prefix or node.type in ("local_function_statement", "destructor_declaration"):

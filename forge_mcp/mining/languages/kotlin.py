@@ -163,8 +163,7 @@ class Kotlin(Language):
         before = first.prev_sibling
         while before is not None and before.type in self.comments:
             if _is_annotation(before):
-                first = super().first_node(replace(opened, outer=before))
-                before = first
+                first = before = super().first_node(replace(opened, outer=before))
             elif first.start_point.row - before.end_point.row > 1:
                 break
             before = before.prev_sibling

@@ -43,6 +43,7 @@ class Php(Language):
     extensions: ClassVar[tuple[str, ...]] = (".php", ".phtml")
     package = "tree-sitter-php"
     entry = "language_php"
+    fragment_prefix: ClassVar[bytes] = b"<?php "
     definitions: ClassVar[dict[str, tuple[BlockType, str]]] = {
         "class_declaration": ("class", ""),
         "interface_declaration": ("class", "interface"),
@@ -108,8 +109,6 @@ class Php(Language):
             return _hooked(node)
         opened = super().opens(node)
         if opened is not None and opened.kind is None:
-            if self.body(node) is None:
-                return None
             opened.name = opened.name.replace("\\", ".")
         return opened
 
@@ -181,12 +180,12 @@ class Php(Language):
         prefix = "".join(f"{text(name)}\\" for name in of_type(node.children, "namespace_name"))
         groups = of_type(node.named_children, "namespace_use_group")
         found = []
-        for clause in (groups[0] if groups else node).named_children:
-            if clause.type == "namespace_use_clause":
-                alias = clause.child_by_field_name("alias")
-                path = text(clause.named_child(0)).removeprefix("\\")
-                module, _, name = f"{prefix}{path}".rpartition("\\")
-                found.append(Import(text(alias) or name, module or "\\", name))
+        listed = (groups[0] if groups else node).named_children
+        for clause in of_type(listed, "namespace_use_clause"):
+            alias = clause.child_by_field_name("alias")
+            path = text(clause.named_child(0)).removeprefix("\\")
+            module, _, name = f"{prefix}{path}".rpartition("\\")
+            found.append(Import(text(alias) or name, module or "\\", name))
         return found
 
     def constants(self, node: Node) -> list[tuple[str, str]]:

@@ -239,7 +239,7 @@ def _docstring_node(body: Node) -> Node | None:
     value = first_child(statement)
     if value is None or value.type not in ("string", "concatenated_string"):
         return _wrapped_docstring(statement)
-    if statement.child_count > 1 and text(statement).rstrip("; \t").endswith(","):
+    if of_type(statement.children, ","):  # a tuple
         return None
     return _string(value)
 
