@@ -211,6 +211,7 @@ def test_licence_headers(comment: str, expected: bool) -> None:
         ("// Returns what was found.", False),
         ("// A note on this:\n// it is slow.\n// x = 1;", False),
         ("// Use it when there is time.", False),
+        ("// Use it so:\n// x = 1;", False),
         ("//", False),
         ("", False),
     ],

@@ -294,9 +294,12 @@ def test_a_change_in_the_same_tick_of_a_coarse_clock_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a file system whose times are seconds: the size and all times stay the same."""
-    monkeypatch.setattr(
-        repository, "stamp_of", lambda status: f"{status.st_size}:{status.st_mtime_ns // 10**9}"
-    )
+    for module in (cache_module, repository):
+        monkeypatch.setattr(
+            module,
+            "stamp_of",
+            lambda status: f"{status.st_size}:{status.st_mtime_ns // 10**9}",
+        )
     root = write(tmp_path / "r", {"a.py": "def one(x):\n    return [x, x]\n"})
     tick = time.time_ns() // 10**9 * 10**9
     os.utime(root / "a.py", ns=(tick, tick))
@@ -310,10 +313,10 @@ def test_a_change_in_the_same_tick_of_a_coarse_clock_is_seen(
 
 def test_a_changed_licence_is_seen_by_files_that_did_not_change(tmp_path: Path) -> None:
     edited = Repository(tmp_path)
+    edited.chosen = CHOICES["licensed"]
     with clock_is_fine():
         edited.check()
         write(edited.root, {"pkg/LICENSE": MIT})
-        edited.chosen = CHOICES["licensed"]
         edited.check()
     mined = mine(edited.root, edited.chosen, cache=edited.cache)
     assert mined.every["pkg/deep.py::beta"].license == "MIT"
