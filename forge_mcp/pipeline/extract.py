@@ -179,7 +179,7 @@ def _inputs_hash(mining: Mining, settings: Settings) -> str:
 
 
 def _nothing_found(root: Path, found: Counts, since: str | None) -> BadInput:
-    from forge_mcp.mining.languages import EXTENSIONS
+    from forge_mcp.mining.languages import EXTENSIONS, LANGUAGES
 
     files = found.files
     counts = [f"{number} {reason}" for reason, number in (found.skipped + found.reasons).items()]
@@ -199,6 +199,6 @@ def _nothing_found(root: Path, found: Counts, since: str | None) -> BadInput:
         f"There is no code in {root} that can be mined.",
         cause=f"looked for {', '.join(sorted(EXTENSIONS))}; skipped files: "
         f"{', '.join(counts) or 'none'}",
-        next_step="Give the folder of a repository in a language that can be mined, or change "
+        next_step=f"Give the folder of a repository in one of {', '.join(LANGUAGES)}, or change "
         "include and exclude in its forge.toml.",
     )

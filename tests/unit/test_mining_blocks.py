@@ -510,29 +510,28 @@ def torn(draw: st.DrawFn, files: list[bytes]) -> bytes:
     return draw(st.sampled_from([b"\n", b"", b" ", b"\x0c", b"\r\n"])).join(parts)
 
 
-def check_spans(data: bytes, name: str) -> list[MinedBlock]:
+def check_spans(data: bytes, name: str) -> None:
     blocks = blocks_of(data, name)
-    open_spans: list[tuple[int, int]] = []
-    last = (-1, 0)
-    for block in blocks:
-        row = block.row
+    whole = [block.row for block in blocks if "syntax_error" not in block.reasons]
+    places = [(row["start_byte"], -row["end_byte"]) for row in whole]
+    assert places == sorted(places), "source order"
+    around: list[int] = []  # ends of the blocks around the present one
+    for row in sorted(
+        (block.row for block in blocks), key=lambda row: (row["start_byte"], -row["end_byte"])
+    ):
         start, end = row["start_byte"], row["end_byte"]
         assert data[start:end].decode() == row["source_code"]
         assert start < end
-        assert last <= (start, -end), "source order"
-        last = (start, -end)
-        while open_spans and open_spans[-1][1] <= start:
-            open_spans.pop()
-        if open_spans:
-            assert end <= open_spans[-1][1], "one overlaps another"
-        open_spans.append((start, end))
+        while around and around[-1] <= start:
+            around.pop()
+        assert not around or end <= around[-1], "one overlaps another"
+        around.append(end)
         assert data[:start].count(b"\n") + 1 == row["start_line"]
         assert data[:end].count(b"\n") + 1 == row["end_line"]
         assert row["tokens"] > 0
         assert 0 <= row["quality_score"] <= 1
         assert row["qualified_name"].startswith(f"{row['parent'] or ''}.".lstrip("."))
     assert len({block.row["id"] for block in blocks}) == len(blocks)
-    return blocks
 
 
 @hypothesis_settings(max_examples=60, deadline=None)

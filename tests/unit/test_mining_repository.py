@@ -324,6 +324,18 @@ def test_a_changed_licence_is_seen_by_files_that_did_not_change(tmp_path: Path) 
     assert "license" in mined.reasons["a.py::K"]
 
 
+def test_a_changed_go_mod_is_seen_by_files_that_did_not_change(tmp_path: Path) -> None:
+    edited = Repository(tmp_path)
+    with clock_is_fine():
+        edited.check()
+        for module, found in (("other", "k.Go"), ("example.com/m", "h/d.go::Root.Go")):
+            edited.edit("write", "go.mod", f"module {module}\n")
+            edited.check()
+            mined = mine(edited.root, cache=edited.cache)
+            assert mined.every["g/a.go::K.Run"].dependencies[0] == found
+        assert mine(edited.root, cache=edited.cache).read == []
+
+
 def test_a_file_that_vanishes_meanwhile_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

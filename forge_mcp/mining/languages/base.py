@@ -518,11 +518,6 @@ def clean_decorator(decorator: str) -> str:
     return decorator.strip().removeprefix("#").lstrip("@[").removesuffix("]").strip()
 
 
-def path_has_folder(path: str, *folders: str) -> bool:
-    """Whether one of a path's folders (not its file name) has one of the names."""
-    return any(part in folders for part in path.split("/")[:-1])
-
-
 def last_row(comment: Node) -> int:
     """The row on which a comment ends; some grammars count its line break in."""
     end = comment.end_point
