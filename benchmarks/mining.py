@@ -12,8 +12,9 @@
 
 Packages are fetched with pip, npm and apt-get in fixed versions, the chunkers into an environment
 of their own. CPU time is user and system time with that of child processes; starting Python and
-importing is not in it. Every figure is the best of three. --quick: parts 1 and 3, a tenth of the
-files. The exit status is 0 whatever the figures are, and 1 where something cannot be measured.
+importing is not in it. Times are the best of three, memory is the highest of three. --quick: parts
+1 and 3, a tenth of the files. The exit status is 0 whatever the figures are, and 1 where something
+cannot be measured.
 """
 
 from __future__ import annotations
