@@ -42,6 +42,14 @@ EARLY = {
 }
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, under a name of its own.
+
+    CPython remembers a plain KeyboardInterrupt that passes through `exec` of a string (importing a
+    dataclass does that) and ends the process with the signal, although it was caught.
+    """
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -213,7 +221,7 @@ def _signals(cancel: threading.Event) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         if not cancel.is_set():
             cancel.set()
-            raise KeyboardInterrupt
+            raise Stopped
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -51,8 +51,10 @@ class FileTable:
     imports: dict[str, Import | None] = field(default_factory=dict)
     exports: dict[str, Import] = field(default_factory=dict)
     stars: list[Import] = field(default_factory=list)
+    stars_before: dict[str, int] = field(default_factory=dict)  # how many stand before an import
     exported_stars: list[Import] = field(default_factory=list)
     public: set[str] | None = None  # Python's __all__
+    order: dict[str, int] = field(default_factory=dict)  # of blocks in the file, by id
 
     @classmethod
     def of(
@@ -65,7 +67,8 @@ class FileTable:
     ) -> FileTable:
         """The table of one file; `rebound` are names that its top level assigns."""
         table = cls(public=None if public is None else set(public))
-        for symbol in symbols:
+        for place, symbol in enumerate(symbols):
+            table.order[symbol.id] = place
             if symbol.kind != "module":
                 name = symbol.qualified_name
                 target = Target(
@@ -99,6 +102,7 @@ class FileTable:
         else:
             known = self.imports.get(local, imported)
             self.imports[local] = imported if known == imported else None
+            self.stars_before[local] = len(self.stars)
 
 
 class Resolver:
@@ -207,6 +211,16 @@ class _File:
 
     def resolve(self, name: str, symbol: Symbol) -> Target | None:
         """The block that a dotted name means inside a block, or None where that is not certain."""
+        target = self.lookup(name, symbol)
+        if target is None or self.language != "python" or symbol.kind != "class":
+            return target
+        order = self.table.order
+        if target.path == self.path and order[target.id] > order[symbol.id]:
+            return None  # a class looks its bases up as it is made: what follows is not there yet
+        return target
+
+    def lookup(self, name: str, symbol: Symbol) -> Target | None:
+        """What a dotted name means by scopes and imports, wherever in its file it is bound."""
         if name in symbol.hidden:
             return None
         parts = (name.replace("?.", ".") if "?" in name else name).split(".")
@@ -337,7 +351,11 @@ class _File:
                 imported = table.imports[local]
                 if imported is None or not hops:
                     return None
-                return self.follow(path, imported, parts[length:], hops)
+                found = self.follow(path, imported, parts[length:], hops)
+                # A star behind it binds the name anew, where its module has the name.
+                behind = table.stars[table.stars_before[local] :]
+                again = self.starred(path, behind, parts, hops) if behind else MISSING
+                return found if again is MISSING or again == found else None
         return MISSING
 
     def starred(self, path: str, stars: list[Import], parts: list[str], hops: int) -> Target | None:

@@ -14,6 +14,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,17 @@ class LlamaCppChat:
         for cpu in (parameters.cpuparams, parameters.cpuparams_batch):
             cpu.n_threads = count
             cpu.poll = 0  # sleep instead of spinning while there is nothing to do
-        try:
-            self._server: Any = xllamacpp.Server(parameters)
+
+        def start() -> Any:
+            server = xllamacpp.Server(parameters)
             # Waits for the server's loop: a server that is closed before that has begun never ends.
-            self._server.handle_metrics()
+            server.handle_metrics()
+            return server
+
+        try:
+            # In a thread, which no Ctrl-C can interrupt between the two; leaving waits for it.
+            with ThreadPoolExecutor(1) as thread:
+                self._server: Any = thread.submit(start).result()
         except BaseException as error:
             shutil.rmtree(self._folder, ignore_errors=True)
             if not isinstance(error, RuntimeError | ValueError):

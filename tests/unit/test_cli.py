@@ -249,6 +249,20 @@ def test_a_signal_cancels_cleanly(home: Path, number: signal.Signals, as_json: b
         assert out == ""
 
 
+def test_ctrl_c_within_exec_ends_with_the_exit_code(tmp_path: Path) -> None:
+    """CPython would end with the signal, though it was caught: imports of dataclasses exec text."""
+    (tmp_path / "interrupted.py").write_text(
+        "import os, signal, sys\n"
+        "from forge_mcp.interfaces import cli\n"
+        "cli._run = lambda *_: exec('os.kill(os.getpid(), signal.SIGINT)')\n"
+        "sys.exit(cli.main([]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "Cancelled.\n")
+
+
 def test_handlers_are_put_back(run: Run) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     run("count", 1)

@@ -7,9 +7,11 @@ tokens, weights, sampling, stopping) with an outcome that is known beforehand.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import itertools
 import json
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -191,6 +193,35 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path, gguf: Path) -> None
         bad.write_bytes(content)
         with pytest.raises(CorruptArtifact, match=r"bad\.gguf"):
             LlamaCppChat(bad, num_ctx=64, threads=1)
+
+
+def test_ctrl_c_while_a_model_is_loaded_ends_it(
+    gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is let go before its loop has begun would never end."""
+    import xllamacpp
+
+    make, ended = xllamacpp.Server, []
+
+    class Interrupted:
+        def __init__(self, parameters: object) -> None:
+            self.began = False
+            self.server = make(parameters)
+            signal.raise_signal(signal.SIGINT)
+
+        def handle_metrics(self) -> object:
+            self.began = True
+            return self.server.handle_metrics()
+
+        def __del__(self) -> None:
+            ended.append(self.began)
+            self.server.handle_metrics()
+
+    monkeypatch.setattr(xllamacpp, "Server", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        LlamaCppChat(gguf, num_ctx=64, threads=1)
+    gc.collect()
+    assert ended == [True]
 
 
 def test_an_unloaded_model_says_so(gguf: Path) -> None:
