@@ -62,14 +62,31 @@ BINDINGS = {
 PACKAGES = frozenset({"go", "java"})
 
 
+class Bodies:
+    """The bodies of a file's outermost functions, each decoded once."""
+
+    def __init__(self, source: bytes) -> None:
+        """`source` is the file in UTF-8."""
+        self._source = source
+        self._texts: dict[int, str] = {}
+
+    def around(self, definition: Definition) -> str:
+        """The body of the outermost function around a definition."""
+        whole = definition.outermost or definition
+        start = whole.start_byte if whole.body_byte < 0 else whole.body_byte
+        if start not in self._texts:
+            self._texts[start] = self._source[start : whole.end_byte].decode()
+        return self._texts[start]
+
+
 def hidden_names(
-    definition: Definition, source: bytes, language: str, uses: Iterable[str], known: set[str]
+    definition: Definition, bodies: Bodies, language: str, uses: Iterable[str], known: set[str]
 ) -> list[str]:
     """First parts of used names that a variable hides, and the names of all parameters.
 
     Args:
         definition: of a file.
-        source: the file in UTF-8.
+        bodies: of the same file.
         language: only those of `BINDINGS` are looked at.
         uses: dotted names that the definition uses.
         known: first parts of names that mean something in the file.
@@ -92,9 +109,7 @@ def hidden_names(
         heads &= known
     heads -= {"super()", "super", definition.receiver}
     if heads:
-        whole = definition.outermost or definition
-        start = whole.start_byte if whole.body_byte < 0 else whole.body_byte
-        text = source[start : whole.end_byte].decode()
+        text = bodies.around(definition)
         hidden.update(head for head in heads if _is_bound(head, text, BINDINGS[language]))
     return sorted(hidden)
 

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from forge_mcp.mining.bindings import hidden_names
+from forge_mcp.mining.bindings import Bodies, hidden_names
 from forge_mcp.mining.definitions import Definition, FileDefinitions, count_leaves
 from forge_mcp.mining.languages import Language
 from forge_mcp.mining.languages.base import Import
@@ -90,6 +90,7 @@ def make_blocks(
     module = [found.module] if found.module is not None else []
     known = {definition.name for definition in found.definitions}
     known.update(imported.local.partition(".")[0] for imported in found.imported)
+    bodies = Bodies(decoded.utf8)
     seen: Counter[str] = Counter()
     mined = []
     for definition in [*module, *found.definitions]:
@@ -119,7 +120,7 @@ def make_blocks(
         if secrets:
             reasons += _redact(row, secrets)
         row["content_hash"] = hashlib.sha256(row["source_code"].encode()).hexdigest()
-        symbol = _symbol(row, definition, decoded.utf8, language.name, known)
+        symbol = _symbol(row, definition, bodies, language.name, known)
         mined.append(MinedBlock(row, symbol, reasons))
     return mined
 
@@ -224,7 +225,7 @@ def _metadata(definition: Definition, test_file: bool) -> dict[str, Any]:
 
 
 def _symbol(
-    row: dict[str, Any], definition: Definition, source: bytes, language: str, known: set[str]
+    row: dict[str, Any], definition: Definition, bodies: Bodies, language: str, known: set[str]
 ) -> Symbol:
     described = definition.described
     decorators = [decorator.split("(")[0].strip() for decorator in described.decorators]
@@ -237,7 +238,7 @@ def _symbol(
         language == "python" and any(d.rpartition(".")[2] == "overload" for d in decorators)
     )
     is_class = definition.kind == "class"
-    hidden = hidden_names(definition, source, language, uses, known)
+    hidden = hidden_names(definition, bodies, language, uses, known)
     # A decorator is looked up outside of the function.
     outer = {decorator.partition(".")[0] for decorator in decorators} - {
         call.partition(".")[0] for call in definition.calls
@@ -307,27 +308,34 @@ def _skeleton(
 
     `metadata.skeleton` says where its lines stand: [line of the text from 0, line of the file].
     """
-    text, at = b"", definition.start_byte
+    parts: list[bytes] = []
     lines: list[list[int]] = []
+    at, line, text_line = definition.start_byte, definition.start_row + 1, 0
 
-    def keep(end: int) -> bytes:
-        line = definition.start_row + 1 + source.count(b"\n", definition.start_byte, at)
-        lines.append([text.count(b"\n"), line])
-        return source[at:end]
+    def keep(end: int, instead: bytes) -> None:
+        nonlocal line, text_line
+        lines.append([text_line, line])
+        kept = source[at:end] + instead
+        parts.append(kept)
+        text_line += kept.count(b"\n")
 
     for method in definitions[definitions.index(definition) + 1 :]:
         if method.start_byte >= definition.end_byte:
             break
-        if method.kind == "class" or method.body_byte < at or not _within(method, definition):
+        if method.kind == "class" or method.body_byte < at:  # what stands in a body goes with it
             continue
         braces = source[method.body_byte : method.body_byte + 1] == b"{"
         documented = method.described.documented_to
-        text += keep(documented or method.body_byte)
-        text += b"{ ... }" if braces else _indented(source, method, documented)
+        keep(
+            documented or method.body_byte,
+            b"{ ... }" if braces else _indented(source, method, documented),
+        )
+        line += source.count(b"\n", at, method.end_byte)
         at = method.end_byte
     if not lines:
         return
-    text += keep(definition.end_byte)
+    keep(definition.end_byte, b"")
+    text = b"".join(parts)
     row["source_code"] = text.decode()
     row["tokens"] = count_leaves(language.parse(language.fragment_prefix + text).root_node)
     row["metadata"]["skeleton"] = lines
@@ -339,16 +347,6 @@ def _indented(source: bytes, method: Definition, documented: int) -> bytes:
         return b"..."
     line = source[source.rfind(b"\n", 0, method.body_byte) + 1 : method.body_byte]
     return b"\n" + line + b"..." if not line.strip() else b"; ..."
-
-
-def _within(method: Definition, outer: Definition) -> bool:
-    """Whether only classes stand between a method and a class around it."""
-    parent = method.parent
-    while parent is not None and parent is not outer:
-        if parent.kind != "class":
-            return False
-        parent = parent.parent
-    return parent is outer
 
 
 # -- secrets ---------------------------------------------------------------------------------

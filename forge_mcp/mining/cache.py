@@ -25,12 +25,13 @@ from forge_mcp.mining.blocks import Symbol
 from forge_mcp.mining.dependencies import FileTable
 from forge_mcp.mining.languages.base import Import
 
-VERSION = 1  # of this schema; the miner's own version is part of every row's key
+VERSION = 2  # of this schema; the miner's own version is part of every row's key
+# With rowids: listing the files does not read the blobs that stand beside their columns.
 SCHEMA = """
 CREATE TABLE files (
     path TEXT PRIMARY KEY, stamp TEXT, key TEXT, sha256 TEXT, language TEXT, skipped TEXT,
     digest TEXT, counts BLOB, consulted BLOB, checksum TEXT, names BLOB, blocks BLOB, rejected BLOB
-) WITHOUT ROWID;
+);
 """
 COLUMNS = re.findall(r"(\w+) (?:TEXT|BLOB)", SCHEMA)
 # A file that was changed less than this before it was read may be changed again within the same

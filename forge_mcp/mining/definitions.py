@@ -75,9 +75,8 @@ class Definition:
     owner: str = ""  # qualified name of that object's class
     is_scope: bool = True
     is_lexical: bool = True
-    scopes: list[str] = field(
-        default_factory=list
-    )  # where bare names are looked up, innermost first
+    # Where bare names are looked up, innermost first.
+    scopes: list[str] = field(default_factory=list)
     outermost: Definition | None = None  # the outermost function around it, or itself
     local_imports: list[Import] = field(default_factory=list)
     qualified_name: str = ""
@@ -152,6 +151,8 @@ def find_definitions(tree: Tree, source: bytes, language: Language) -> FileDefin
 
 def count_leaves(node: Node) -> int:
     """Leaves of a subtree."""
+    if not node.child_count:
+        return 1
     cursor, leaves, depth = node.walk(), 0, 0
     while True:
         if cursor.goto_first_child():
@@ -443,14 +444,12 @@ def _leaves_beside(outer: Node, node: Node, first: Node) -> int:
         beside += count_leaves(before)
         before = before.next_sibling
     while outer.id != node.id:
-        start, end, inner = node.start_byte, node.end_byte, None
+        start, end, inner = node.start_byte, node.end_byte, node
         for child in outer.children:
-            if inner is None and child.start_byte <= start and child.end_byte >= end:
+            if inner is node and child.start_byte <= start and child.end_byte >= end:
                 inner = child
             else:
                 beside += count_leaves(child)
-        if inner is None:  # the node does not stand in it
-            return beside
         outer = inner
     return beside
 

@@ -18,13 +18,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 from pydantic_core import from_json, to_json
 
@@ -148,6 +149,10 @@ class Mining:
 
         Afterwards `counts` is complete, and the cache holds what was mined.
         """
+        with without_collection():
+            yield from self._lines()
+
+    def _lines(self) -> Iterator[tuple[bytes, bytes]]:
         languages = {path: known.language for path, known in self._current() if not known.skipped}
         modules = Modules(languages, self._go_modules)
         resolver = Resolver(modules, self._table, FIRST_TIER)
@@ -179,9 +184,8 @@ class Mining:
 
     @property
     def _cached(self) -> MiningCache:
-        if self.cache is None:
-            raise RuntimeError("a file that was not read can only come from the cache")
-        return self.cache
+        """Only with a cache is there a file that was not read."""
+        return cast(MiningCache, self.cache)
 
     def _table(self, path: str) -> FileTable:
         return self._names(path).table(path)
@@ -405,11 +409,11 @@ def _mine_all(job: _Job, tasks: list[_Task]) -> Iterator[FileResult]:
         initializer=_ignore_interrupts,
     )
     try:
-        futures: list[Future[list[FileResult]]] = [
+        # Nothing here keeps the futures: each takes its results with it when it is done.
+        for future in as_completed(
             executor.submit(_mine_chunk, job, tasks[start : start + CHUNK_FILES])
             for start in range(0, len(tasks), CHUNK_FILES)
-        ]
-        for future in as_completed(futures):
+        ):
             yield from future.result()
     except BrokenProcessPool as error:
         raise ForgeError(

@@ -127,6 +127,22 @@ PYTHON_MODULES: dict[str, Case] = {
         "b.py::f",
         ["g"],
     ),
+    "star behind an import": (
+        {"a.py": DEF, "c.py": DEF, "b.py": "from a import g\nfrom c import *\ndef f(): g()\n"},
+        "b.py::f",
+        ["g"],
+    ),
+    "star behind an import of the same": (
+        {"a.py": DEF, "c.py": "from a import g\n"}
+        | {"b.py": "from a import g\nfrom c import *\ndef f(): g()\n"},
+        "b.py::f",
+        ["a.py::g"],
+    ),
+    "star before an import": (
+        {"a.py": DEF, "c.py": DEF, "b.py": "from c import *\nfrom a import g\ndef f(): g()\n"},
+        "b.py::f",
+        ["a.py::g"],
+    ),
     "cycles of imports end": (
         {"a.py": "from b import *\nfrom b import g\n", "b.py": "from a import *\nfrom a import g\n"}
         | {"c.py": "from a import *\nimport a\ndef f(): g(); h(); a.g()\n"},
@@ -400,6 +416,15 @@ PYTHON_CLASSES: dict[str, Case] = {
         {"a.py": "def g(x): return overload(x)\ndef g(x): return x\ndef f(): g(1)\n"},
         "a.py::f",
         ["g"],
+    ),
+    "a base that is bound anew behind the class": (
+        {
+            "a.py": "class R:\n    def go(self): return 1\n",
+            "b.py": "from a import *\nclass B(R):\n    def f(self): return self.go()\n"
+            "class R:\n    def go(self): return 2\n",
+        },
+        "b.py::B.f",
+        ["self.go"],
     ),
 }
 
