@@ -68,6 +68,8 @@ class RaftSettings(Section):
     distractors: int = Field(ge=0, le=8)
     oracle_absent_share: float = Share
     oracle_absent_mode: Literal["abstain", "memorise"]
+    closed_book_share: float = Share
+    code_share: float = Share
     valid_share: float = Share
     test_share: float = Share
     max_document_chars: PositiveInt

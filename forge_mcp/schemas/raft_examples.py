@@ -30,6 +30,10 @@ class RaftExample(Schema):
     """A question about the code, documents, and an answer that cites them.
 
     A row of `examples.jsonl`; documents are ids of rows of `documents.jsonl`.
+
+    `oracle_absent`: the oracles are not shown, only the distractors. `closed_book`: no document is
+    shown at all, and the answer is known from training; its oracles still say where it stands.
+    `author`: "forge" where question and reasoning are ours, else the teacher that wrote them.
     """
 
     id: str
@@ -37,11 +41,13 @@ class RaftExample(Schema):
     oracle_ids: list[str]
     distractor_ids: list[str]
     oracle_absent: bool = False
+    closed_book: bool = False
     reasoning: str
     final_answer: str
     difficulty: Difficulty
     fact: Fact
     split: Split
+    author: str = "forge"
     quality: float | None = None
 
 
