@@ -76,6 +76,24 @@ class RaftSettings(Section):
     preferences: bool
 
 
+class TeacherSettings(Section):
+    """A language model that writes further questions; without an address none is asked."""
+
+    address: str
+    api_key_variable: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    blocks: int = Field(ge=0)
+    questions_per_block: int = Field(ge=0, le=10)
+    paraphrases_per_block: int = Field(ge=0, le=10)
+    temperature: float | None = Field(ge=0, le=2)
+    max_tokens: int = Field(ge=64)
+    json_schema: bool
+    concurrency: int = Field(ge=1, le=32)
+    timeout_seconds: float = Field(gt=0)
+    retries: int = Field(ge=0, le=10)
+    max_wait_seconds: float = Field(ge=0)
+    max_failures: PositiveInt
+
+
 class QualitySettings(Section):
     """The quality gate of `validate`."""
 
@@ -84,12 +102,15 @@ class QualitySettings(Section):
     max_distractor_relevance: float = Share
     duplicate_threshold: float = Field(ge=0.5, le=1.0)
     min_examples: int = Field(ge=1)
+    humaneval_path: str
 
 
 class RetrievalSettings(Section):
-    """What `query` gives to the model."""
+    """How `query` finds the blocks that it gives to the model."""
 
     documents: int = Field(ge=1, le=16)
+    method: Literal["bm25", "dense", "hybrid"]
+    encoder: str
 
 
 class TrainingSettings(Section):
@@ -174,6 +195,7 @@ class Settings(BaseSettings):
     project: ProjectSettings
     mining: MiningSettings
     raft: RaftSettings
+    teacher: TeacherSettings
     quality: QualitySettings
     retrieval: RetrievalSettings
     training: TrainingSettings
@@ -283,6 +305,7 @@ def load_settings(
         ) from error
     if "ollama_host" not in of_user.get("serving", {}):
         _require_loopback(settings.serving.ollama_host)
+    _require_own_teacher(settings, of_user.get("teacher", {}))
     return settings
 
 
@@ -348,4 +371,35 @@ def _require_loopback(host: str) -> None:
             cause=f"{host!r} is not this machine, and a deployed model would be sent there",
             next_step="Take it out of the file; where the address is yours, set it in the "
             "environment (FORGE_SERVING__OLLAMA_HOST) or the call.",
+        )
+
+
+def is_cloud_model(model: str) -> bool:
+    """Whether a local Ollama would hand this model's prompts on to its maker's servers."""
+    return model.endswith((":cloud", "-cloud"))
+
+
+def _require_own_teacher(settings: Settings, of_user: Mapping[str, Any]) -> None:
+    """Nor where its code is sent, nor which of the user's secrets goes along as the key.
+
+    Raises:
+        InvalidSettings: a teacher on another machine, or the variable of its key, that nobody but
+            forge.toml has set.
+    """
+    teacher, usual = settings.teacher, defaults()["teacher"]
+    here = is_loopback(teacher.address.partition("#")[0])
+    if teacher.address.startswith("ollama:"):
+        here = not is_cloud_model(teacher.address)
+    named = teacher.api_key_variable == usual["api_key_variable"]
+    wrong = ""
+    if "address" not in of_user and teacher.address and not here:
+        wrong = "address"
+    elif "api_key_variable" not in of_user and not named:
+        wrong = "api_key_variable"
+    if wrong:
+        raise InvalidSettings(
+            f"{PROJECT_FILE} may not set 'teacher.{wrong}' to this.",
+            cause="it decides what leaves this machine: the repository's code, or a secret",
+            next_step="Take it out of the file; where it is yours, set it in the environment "
+            f"(FORGE_TEACHER__{wrong.upper()}) or the call.",
         )

@@ -17,7 +17,8 @@ from forge_mcp.schemas.prompt import find_quote, parse_answer, render_messages
 from forge_mcp.workspace import Artifact
 
 if TYPE_CHECKING:
-    from forge_mcp.retrieval.bm25 import Retriever
+    from forge_mcp.retrieval.encoder import Encoder
+    from forge_mcp.retrieval.ranking import Ranking
     from forge_mcp.serving.chat import Chat
 
 SPARE = 3  # candidates looked at for each document wanted, because long ones are left out
@@ -107,7 +108,10 @@ def query(request: QueryRequest, context: SkillContext) -> QueryResult:
     wanted = (
         settings.retrieval.documents if request.max_documents is None else request.max_documents
     )
-    candidates = [block for block, _ in retriever(corpus).search(request.text, wanted * SPARE)]
+    candidates: list[CodeBlock] = []
+    if wanted:
+        hits = retriever(corpus, context).search(request.text, wanted * SPARE)
+        candidates = [block for block, _ in hits]
     context.log(f"Asking {deployment.model} ({deployment.target}).")
     chat = open_chat(
         Deployed(deployment.model, deployment.target, export.file(GGUF), export.file(TOKENIZER)),
@@ -190,26 +194,67 @@ def _fitting(
 
 
 def release() -> None:
-    """Free the model that stays loaded between questions, with its folder on the disk."""
+    """Free the models that stay loaded between questions, with their folders on the disk."""
     from forge_mcp.serving.chat import unload
 
     unload()
+    with _indexing:
+        _retrievers.clear()
+        _encoders.clear()
 
 
-_indexes: dict[str, Retriever] = {}
+# The last ones stay, so that the next question finds them loaded.
+_retrievers: dict[str, Ranking] = {}
+_encoders: dict[str, Encoder | None] = {}
 _indexing = threading.Lock()
 
 
-def retriever(corpus: Artifact) -> Retriever:
-    """The index over every block of a corpus but those with secrets; the last one is kept."""
-    from forge_mcp.retrieval.bm25 import Retriever
+def retriever(corpus: Artifact, context: SkillContext) -> Ranking:
+    """What retrieval.method says, over every block of a corpus but those with secrets.
 
-    key = f"{corpus.path}:{corpus.manifest.inputs_hash}"
+    Vectors that no index holds yet are made at the first question, which may take minutes.
+
+    Raises:
+        InvalidSettings, NotFound, UnsupportedModel, Unavailable: the encoder cannot be loaded.
+        OutOfSpace, ForgeError: the index of vectors cannot be written.
+    """
+    from forge_mcp.retrieval.opening import open_retriever
+    from forge_mcp.retrieval.vectors import Reporting
+
+    settings = context.settings
     with _indexing:
-        if key not in _indexes:
-            _indexes.clear()
-            _indexes[key] = Retriever(_blocks(corpus))
-        return _indexes[key]
+        encoder = _encoder(context)
+        mark = encoder.fingerprint if encoder else ""
+        key = f"{corpus.path}:{corpus.manifest.inputs_hash}:{settings.retrieval.method}:{mark}"
+        if key not in _retrievers:
+            _retrievers.clear()
+            _retrievers[key] = open_retriever(
+                _blocks(corpus),
+                settings,
+                encoder,
+                cache=context.workspace.home / "cache" / "retrieval",
+                project=corpus.manifest.project,
+                reporting=Reporting(
+                    progress=lambda done, total: context.progress(
+                        done, total, "Indexing for retrieval"
+                    ),
+                    say=context.log,
+                    check=context.check,
+                ),
+            )
+        return _retrievers[key]
+
+
+def _encoder(context: SkillContext) -> Encoder | None:
+    """What `open_encoder` gives for the settings; one for other settings takes its place."""
+    from forge_mcp.retrieval.opening import open_encoder
+
+    chosen, host = context.settings.retrieval, context.settings.serving.ollama_host
+    key = f"{chosen.method}:{chosen.encoder}:{context.repository}:{host}"
+    if key not in _encoders:
+        _encoders.clear()
+        _encoders[key] = open_encoder(context.settings, context.repository)
+    return _encoders[key]
 
 
 def _blocks(corpus: Artifact) -> list[CodeBlock]:

@@ -35,6 +35,7 @@ MODULES = (
     "init",
     "extract",
     "synthesize",
+    "questions",
     "validate",
     "train",
     "evaluate",

@@ -13,12 +13,13 @@ from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, ov
 from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.schemas.metrics import DataQualityMetrics
 from forge_mcp.schemas.prompt import DEFAULT_SYSTEM_PROMPT, PROMPT_VERSION
-from forge_mcp.schemas.raft_examples import SPLITS, PreferencePair, RaftExample
+from forge_mcp.schemas.raft_examples import SPLITS, ChatRow, PreferencePair, RaftExample
 from forge_mcp.settings import QualitySettings
 from forge_mcp.workspace import Artifact, hash_inputs, write_file, write_jsonl
 
 if TYPE_CHECKING:
     from forge_mcp.quality import Validation
+    from forge_mcp.quality.rows import Row, RowFault
 
 
 class ValidateRequest(SkillRequest):
@@ -50,7 +51,7 @@ class ValidateResult(SkillResult):
     quality_score: float = Field(description="Mean score of the examples that are kept, 0 to 1.")
     metrics: DataQualityMetrics
     dropped: dict[str, int] = Field(description="Examples that were dropped, by reason.")
-    report: str = Field(description="Path of report.md.")
+    report: str = Field(description="Path of report.md; report.html with charts lies beside it.")
     report_id: str
     reasons: list[str] = Field(description="Why the gate refused; empty where it passed.")
     seconds: float
@@ -69,10 +70,11 @@ class ValidateResult(SkillResult):
 def validate(request: ValidateRequest, context: SkillContext) -> ValidateResult:
     """Score a dataset's examples, drop the bad ones, and decide whether it may be trained on.
 
-    Use this after synthesize: train takes only a dataset that passed. Every quote and fact is
-    verified against the code again; duplicates, secrets and examples below the thresholds are
-    dropped; a report with advice is written. Where it passes, dataset_id names the new, filtered
-    dataset to train on. Where it does not, passed is false, reasons says why and nothing changes.
+    Use this after synthesize: train takes only a dataset that passed. Every quote, fact and name is
+    verified against the code again; duplicates, leaks between splits, secrets and examples below
+    the thresholds are dropped; a report with advice is written (Markdown, HTML with charts, JSON).
+    Where it passes, dataset_id names the new, filtered dataset to train on. Where it does not,
+    passed is false, reasons says why and nothing changes.
     """
     started = time.perf_counter()
     source = context.workspace.load(request.dataset, "dataset")
@@ -108,16 +110,22 @@ def _validate(
 ) -> ValidateResult:
     """The work itself; the report is written last, so that it names a dataset that is there."""
     from forge_mcp.quality import validate_dataset
+    from forge_mcp.raft import chat_row
 
     workspace, project = context.workspace, context.project
-    documents = {row["id"]: CodeBlock.model_validate(row) for row in source.rows("documents.jsonl")}
-    examples = [RaftExample.model_validate(row) for row in source.rows("examples.jsonl")]
+    blocks, broken = _read(source, "documents.jsonl", CodeBlock)
+    examples, malformed = _read(source, "examples.jsonl", RaftExample)
+    documents = {block.id: block for block in blocks}
     found = validate_dataset(
         examples,
         documents,
         settings,
         progress=lambda done, total: context.progress(done, total, "examples"),
+        malformed=[*malformed, *broken],
     )
+    prompt = made_from["system_prompt"]
+    rows = {e.id: chat_row(e, documents, prompt) for e in found.kept}
+    pairs = _preferences(source, found, rows)
     report_id = workspace.new_id("report", project, inputs_hash)
     dataset_id = workspace.new_id("dataset", project, inputs_hash) if found.passed else source.id
     result = ValidateResult(
@@ -132,7 +140,7 @@ def _validate(
         seconds=round(time.perf_counter() - started, 3),
     )
     if found.passed:
-        _write_dataset(source, found, documents, result, made_from, inputs_hash, context)
+        _write_dataset(source, found, rows, pairs, result, made_from, inputs_hash, context)
     _write_report(source, found, settings, result, made_from, inputs_hash, context)
     return result
 
@@ -147,36 +155,63 @@ def _earlier(context: SkillContext, inputs_hash: str) -> ValidateResult | None:
     return result if dataset is not None or not result.passed else None
 
 
+def _read(source: Artifact, name: str, kind: type[Row]) -> tuple[list[Row], list[RowFault]]:
+    """The rows of a file, and those that are none of their kind.
+
+    Raises:
+        CorruptArtifact: the file is not what was written; where a line is broken, it is named.
+    """
+    from forge_mcp.quality.rows import read_rows
+
+    try:
+        source.verify(name)
+    except CorruptArtifact:
+        read_rows(source.file(name), kind)  # says more, where a line is cut
+        raise
+    return read_rows(source.file(name), kind)
+
+
+def _preferences(
+    source: Artifact, found: Validation, rows: dict[str, ChatRow]
+) -> list[PreferencePair]:
+    """The pairs that hold and whose example is kept; `found` is told their numbers."""
+    from forge_mcp.quality.pairs import check_preferences
+
+    pairs, malformed = _read(source, "preferences.jsonl", PreferencePair)
+    by_prompt = {
+        rows[example.id].messages[1].content: example
+        for example in found.kept
+        if example.split == "train"
+    }
+    kept, counts = check_preferences(pairs, by_prompt, found.documents)
+    found.preferences.update(counts)
+    if malformed:
+        found.preferences["malformed"] = len(malformed)
+    return kept
+
+
 def _write_dataset(
     source: Artifact,
     found: Validation,
-    documents: dict[str, CodeBlock],
+    chats: dict[str, ChatRow],
+    pairs: list[PreferencePair],
     result: ValidateResult,
     made_from: dict[str, Any],
     inputs_hash: str,
     context: SkillContext,
 ) -> None:
-    from forge_mcp.raft import chat_row
-
     kept = found.kept
-    used = {i for e in kept for i in (*e.oracle_ids, *e.distractor_ids)}
-    prompts = set()
+    used = {i for e in kept for i in (*e.oracle_ids, *e.distractor_ids, e.fact.block)}
     with context.workspace.stage("dataset", context.project) as staged:
         write_jsonl(
-            staged.path / "documents.jsonl", [d for d in documents.values() if d.id in used]
+            staged.path / "documents.jsonl", [d for d in found.documents.values() if d.id in used]
         )
         write_jsonl(staged.path / "examples.jsonl", kept)
         for split in SPLITS:
-            rows = [
-                chat_row(e, documents, made_from["system_prompt"]) for e in kept if e.split == split
-            ]
-            write_jsonl(staged.path / f"{split}.jsonl", rows)
-            if split == "train":
-                prompts = {row.messages[1].content for row in rows}
-        pairs = [PreferencePair.model_validate(row) for row in source.rows("preferences.jsonl")]
-        write_jsonl(
-            staged.path / "preferences.jsonl", [pair for pair in pairs if pair.prompt in prompts]
-        )
+            write_jsonl(
+                staged.path / f"{split}.jsonl", [chats[e.id] for e in kept if e.split == split]
+            )
+        write_jsonl(staged.path / "preferences.jsonl", pairs)
         verdict = result.model_dump(mode="json", exclude={"seconds", "report"})
         write_file(staged.path / "validation.json", json.dumps(verdict, indent=2) + "\n")
         context.check()
@@ -199,13 +234,17 @@ def _write_report(
     inputs_hash: str,
     context: SkillContext,
 ) -> None:
-    from forge_mcp.quality import generate_quality_report, report_json, save_histogram
-    from forge_mcp.quality.report import HISTOGRAM
+    from forge_mcp.quality import generate_quality_report, report_json
+    from forge_mcp.quality.page import quality_page
+    from forge_mcp.quality.plots import score_histogram
+    from forge_mcp.quality.report import HISTOGRAM, PAGE
 
     thresholds = settings.model_dump()
     facts = report_json(found, dataset_id=source.id, thresholds=thresholds)
     with context.workspace.stage("report", context.project) as staged:
-        save_histogram(found, staged.path / HISTOGRAM)
+        write_file(staged.path / HISTOGRAM, score_histogram(found.judged))
+        page = quality_page(found, title=source.id, thresholds=thresholds)
+        write_file(staged.path / PAGE, page)
         text = generate_quality_report(found, title=source.id, thresholds=thresholds)
         write_file(staged.path / "report.md", text)
         write_file(staged.path / "report.json", json.dumps(facts, indent=2) + "\n")

@@ -1,7 +1,7 @@
 """Whether a dataset is good enough to train on."""
 
 from forge_mcp.quality.checks import validate_code_block, validate_raft_example
-from forge_mcp.quality.report import generate_quality_report, report_json, save_histogram
+from forge_mcp.quality.report import generate_quality_report, report_json
 from forge_mcp.quality.scores import score_data_quality, score_example
 from forge_mcp.quality.validator import VALIDATOR_VERSION, Validation, validate_dataset
 
@@ -10,7 +10,6 @@ __all__ = [
     "Validation",
     "generate_quality_report",
     "report_json",
-    "save_histogram",
     "score_data_quality",
     "score_example",
     "validate_code_block",

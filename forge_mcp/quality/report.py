@@ -1,42 +1,31 @@
-"""The quality report of a dataset, for people: Markdown with tables and a histogram."""
+"""The quality report of a dataset: Markdown for people and agents, and its figures for programs.
+
+`forge_mcp.quality.page` makes the same report as one HTML file with charts.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from forge_mcp.quality.reasons import REASONS, reason_of
 from forge_mcp.quality.scores import WEIGHTS
 from forge_mcp.quality.validator import Judged, Validation
 from forge_mcp.schemas.raft_examples import DIFFICULTIES, SPLITS
 
 HISTOGRAM = "quality.png"
+PAGE = "report.html"
 WORST = 10
-BINS = 20
+NAMED_ROWS = 5  # malformed rows that are shown with their lines
 
-ADVICE = {
-    "duplicate": "Lower raft.examples_per_block, or exclude generated and copied code "
-    "(project.exclude).",
-    "duplicate_across_splits": "The same code stands in several files; exclude the copies "
-    "(project.exclude).",
-    "low_quality": "Short, undocumented definitions score low: raise mining.min_tokens or set "
-    "mining.require_docstring.",
-    "low_oracle_relevance": "Many definitions share a name, so that retrieval finds another one "
-    "first; exclude copies and generated code (project.exclude).",
-    "high_distractor_relevance": "Near copies of the oracles are shown as distractors; exclude "
-    "copied code (project.exclude).",
-    "answering_distractor": "A distractor answers too: make the dataset again with synthesize.",
-    "secret": "Rotate the credential, then run extract again: it removes what it recognises.",
-    "false_fact": "The dataset does not fit its documents: make it again with synthesize.",
-    "unverified_quote": "A quote stands in no document: make the dataset again with synthesize.",
-    "unstated_fact": "Answers were edited by hand; state the fact's value in them.",
-    "missing_document": "documents.jsonl lacks a block: make the dataset again with synthesize.",
-    "changed_document": "documents.jsonl was edited: make the dataset again with synthesize.",
-    "invalid_code": "A document is no valid Python for this Python version; exclude its file.",
-    "answer_length": "Very long answers were written by hand; shorten them.",
-}
-OTHER_ADVICE = "Look at the worst examples below, correct their source and make the dataset again."
+SCALES = (
+    "Oracle relevance is a rank: 1 where retrieval finds the oracle first for the question, 0.75 "
+    "at rank 4, 0 from rank 13 on. Distractor relevance is a similarity: of the nearest distractor "
+    "to an oracle, the Jaccard similarity of runs of three sub-tokens; a hard distractor (same "
+    "name, same class, a near hit of retrieval) that provably does not answer is no fault. "
+    "docs/data_quality.md says how each figure is measured."
+)
 
 
 def generate_quality_report(
@@ -48,39 +37,29 @@ def generate_quality_report(
         validation: what was found.
         title: of the report, e.g. the dataset's id.
         thresholds: the quality section of the settings.
-        histogram: whether `save_histogram` writes its image beside the report.
+        histogram: whether the image `HISTOGRAM` is written beside the report.
     """
-    metrics = validation.metrics
     verdict = "passed" if validation.passed else "REFUSED"
     parts = [
         f"# Data quality of {title}: {verdict}",
         *(f"- {reason}" for reason in validation.reasons),
         "",
-        f"{metrics.valid_examples} of {metrics.total_examples} examples are kept; their mean "
-        f"score is {metrics.quality_score_mean:.3f} (standard deviation "
-        f"{metrics.quality_score_std:.3f}). {100 * metrics.duplicate_rate:.1f}% repeated another "
-        "example.",
+        summary(validation),
         "",
         "## Before and after filtering",
-        "All figures lie between 0 and 1; how each is measured stands in docs and in "
-        "`forge_mcp.quality.scores`.",
+        f"All figures lie between 0 and 1. {SCALES}",
         "",
-        _table(
-            ("dimension", "before", "after"),
-            (
-                (name.replace("_", " "), f"{validation.before[name]:.3f}", f"{value:.3f}")
-                for name, value in validation.after.items()
-            ),
-        ),
+        _table(("dimension", "before", "after"), before_after(validation)),
         "## What is kept",
-        _kept_tables(validation),
+        *(f"{line}\n" for line in kept_lines(validation)),
+        *(_table(head, rows) for head, rows in kept_tables(validation)),
         "## Scores",
         f"![Histogram of the scores]({HISTOGRAM})\n" if histogram else "",
-        _score_table(validation.judged),
+        _table(("score", "all", "kept"), score_bins(validation.judged)),
         "## Failure modes",
         _failure_table(validation),
         "## Worst examples",
-        _worst(validation.judged),
+        _worst(validation),
         "## Thresholds",
         _table(("setting", "value"), ((f"quality.{k}", str(v)) for k, v in thresholds.items())),
     ]
@@ -100,6 +79,8 @@ def report_json(
         "before": validation.before,
         "after": validation.after,
         "dropped": validation.dropped,
+        "malformed": [f"{f.file}:{f.line}: {f.message}" for f in validation.malformed],
+        "preferences": validation.preferences,
         "thresholds": dict(thresholds),
         "weights": WEIGHTS,
         "worst": [
@@ -109,31 +90,118 @@ def report_json(
     }
 
 
-def save_histogram(validation: Validation, path: Path) -> None:
-    """Scores of all and of the kept examples as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+# -- what both reports show --------------------------------------------------------------------
 
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    edges = [step / BINS for step in range(BINS + 1)]
-    for label, judged, colour in (
-        ("all", validation.judged, "#b8c4ce"),
-        ("kept", [j for j in validation.judged if not j.reasons], "#2f6f9f"),
+
+def summary(validation: Validation) -> str:
+    """The most important figures in a few sentences."""
+    metrics = validation.metrics
+    contaminated = metrics.contaminated_examples
+    return (
+        f"{metrics.valid_examples} of {metrics.total_examples} examples are kept; their mean "
+        f"score is {metrics.quality_score_mean:.3f} (standard deviation "
+        f"{metrics.quality_score_std:.3f}). {100 * metrics.duplicate_rate:.1f}% repeated another "
+        f"example, {100 * metrics.leak_rate:.1f}% showed a document of another split. "
+        + (
+            "HumanEval was not looked for: set quality.humaneval_path for it."
+            if contaminated is None
+            else f"{contaminated} held a HumanEval problem."
+        )
+    )
+
+
+def before_after(validation: Validation) -> list[tuple[str, str, str]]:
+    """The dimensions of `score_data_quality` for all examples and for the kept ones."""
+    return [
+        (name.replace("_", " "), f"{validation.before[name]:.3f}", f"{value:.3f}")
+        for name, value in validation.after.items()
+    ]
+
+
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+
+
+def kept_lines(validation: Validation) -> list[str]:
+    """What else is to be said of the kept examples."""
+    kept = validation.kept
+    absent = sum(example.oracle_absent for example in kept)
+    closed = sum(example.closed_book for example in kept)
+    lines = [
+        f"{absent} of them are shown without their oracle, {closed} without any document "
+        "(closed book)."
+    ]
+    if validation.preferences:
+        pairs = ", ".join(
+            f"{name.replace('_', ' ')} {n}" for name, n in validation.preferences.items()
+        )
+        lines.append(f"Preference pairs: {pairs}.")
+    return lines
+
+
+def kept_tables(validation: Validation) -> list[Table]:
+    """Tables of the kept examples: by split and difficulty, kind, language, licence, author."""
+    kept = validation.kept
+    cells = Counter((example.split, example.difficulty) for example in kept)
+    by_split: list[tuple[str, ...]] = [
+        (
+            split,
+            *(str(cells[(split, d)]) for d in DIFFICULTIES),
+            str(sum(cells[(split, d)] for d in DIFFICULTIES)),
+        )
+        for split in SPLITS
+    ]
+    used = {i for e in kept for i in (*e.oracle_ids, *e.distractor_ids)}
+    documents = [block for block_id, block in validation.documents.items() if block_id in used]
+    tables: list[Table] = [(("split", *DIFFICULTIES, "all"), by_split)]
+    for head, counts in (
+        (("kind of fact", "examples"), Counter(e.fact.kind.replace("_", " ") for e in kept)),
+        (("language", "documents"), Counter(d.language for d in documents)),
+        (("licence", "documents"), Counter(d.license or "not known" for d in documents)),
+        (("author", "examples"), Counter(e.author for e in kept)),
     ):
-        values = [j.score.value for j in judged]
-        axes.hist(values, bins=edges, label=f"{label} ({len(values)})", color=colour)
-    axes.set_xlabel("quality score")
-    axes.set_ylabel("examples")
-    axes.set_xlim(0, 1)
-    axes.legend()
-    figure.savefig(path, dpi=120, metadata={"Software": ""})
+        tables.append((head, [(name, str(count)) for name, count in counts.most_common()]))
+    return tables
+
+
+def score_bins(judged: Sequence[Judged]) -> list[tuple[str, ...]]:
+    """Numbers of all and of the kept examples by score, in tenths."""
+    bins = Counter(min(9, int(j.score.value * 10)) for j in judged)
+    kept = Counter(min(9, int(j.score.value * 10)) for j in judged if not j.reasons)
+    return [
+        (f"{b / 10:.1f} to {(b + 1) / 10:.1f}", str(bins[b]), str(kept[b]))
+        for b in range(10)
+        if bins[b]
+    ]
+
+
+def failures(validation: Validation) -> list[tuple[str, str, str, str]]:
+    """Reason, number of examples, meaning and advice, the most frequent first."""
+    return [
+        (reason.replace("_", " "), str(count), *REASONS[reason])
+        for reason, count in validation.dropped.items()
+    ]
 
 
 def worst_examples(judged: Sequence[Judged]) -> list[Judged]:
     """The examples with the lowest scores, dropped or kept, the worst first."""
     return sorted(judged, key=lambda j: (j.score.value, j.example.id))[:WORST]
+
+
+def why(one: Judged) -> str:
+    """What is wrong with an example, or what makes its score low."""
+    low = [f"{name} {value:.2f}" for name, value in one.score.parts().items() if value < 0.75]
+    told = {reason_of(message) for message in one.score.messages}
+    reasons = [reason.replace("_", " ") for reason in one.reasons if reason not in told]
+    return "; ".join([*one.score.messages, *reasons, *low]) or "nothing is wrong with it"
+
+
+def places(one: Judged, validation: Validation) -> list[str]:
+    """Where the oracles of an example stand."""
+    found = (validation.documents.get(block_id) for block_id in one.example.oracle_ids)
+    return [f"{d.path}:{d.start_line}-{d.end_line}" for d in found if d is not None]
+
+
+# -- Markdown ----------------------------------------------------------------------------------
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -146,59 +214,25 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
 
-def _kept_tables(validation: Validation) -> str:
-    kept = validation.kept
-    cells = Counter((example.split, example.difficulty) for example in kept)
-    by_split = _table(
-        ("split", *DIFFICULTIES, "all"),
-        (
-            (
-                split,
-                *(str(cells[(split, d)]) for d in DIFFICULTIES),
-                str(sum(cells[(split, d)] for d in DIFFICULTIES)),
-            )
-            for split in SPLITS
-        ),
-    )
-    kinds = Counter(example.fact.kind for example in kept)
-    absent = sum(example.oracle_absent for example in kept)
-    by_kind = _table(
-        ("kind of fact", "examples"),
-        ((kind.replace("_", " "), str(count)) for kind, count in kinds.most_common()),
-    )
-    return f"{by_split}\n{absent} of them are shown without their oracle.\n\n{by_kind}"
-
-
-def _score_table(judged: Sequence[Judged]) -> str:
-    bins = Counter(min(9, int(j.score.value * 10)) for j in judged)
-    kept = Counter(min(9, int(j.score.value * 10)) for j in judged if not j.reasons)
-    return _table(
-        ("score", "all", "kept"),
-        (
-            (f"{b / 10:.1f} to {(b + 1) / 10:.1f}", str(bins[b]), str(kept[b]))
-            for b in range(10)
-            if bins[b]
-        ),
-    )
-
-
 def _failure_table(validation: Validation) -> str:
     if not validation.dropped:
         return "No example was dropped.\n"
+    table = _table(("reason", "examples", "meaning", "what to do"), failures(validation))
+    rows = validation.malformed[:NAMED_ROWS]
+    return table + "".join(f"- {row.file}, line {row.line}: {row.message}\n" for row in rows)
+
+
+def _worst(validation: Validation) -> str:
     return _table(
-        ("reason", "examples", "what to do"),
+        ("score", "example", "question", "oracles", "why"),
         (
-            (reason.replace("_", " "), str(count), ADVICE.get(reason, OTHER_ADVICE))
-            for reason, count in validation.dropped.items()
+            (
+                f"{one.score.value:.2f}",
+                one.example.id,
+                one.example.question,
+                ", ".join(places(one, validation)),
+                why(one),
+            )
+            for one in worst_examples(validation.judged)
         ),
     )
-
-
-def _worst(judged: Sequence[Judged]) -> str:
-    rows = []
-    for one in worst_examples(judged):
-        example, score = one.example, one.score
-        low = [f"{name} {value:.2f}" for name, value in score.parts().items() if value < 0.75]
-        why = "; ".join([*score.messages, *one.reasons, *low]) or "nothing is wrong with it"
-        rows.append((f"{score.value:.2f}", example.id, example.question, why))
-    return _table(("score", "example", "question", "why"), rows)

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean, pstdev
 
-from forge_mcp.quality.checks import reason_of, validate_code_block
-from forge_mcp.quality.duplicates import find_duplicates
+from forge_mcp.quality.among import faults_among
+from forge_mcp.quality.checks import example_text
+from forge_mcp.quality.contamination import Contamination, load_humaneval
+from forge_mcp.quality.reasons import reason_of
+from forge_mcp.quality.relevance import split_retrievers
+from forge_mcp.quality.rows import RowFault
 from forge_mcp.quality.scores import (
     ExampleScore,
-    example_text,
     score_data_quality,
     score_example,
-    split_retrievers,
+    with_messages,
 )
 from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.schemas.metrics import DataQualityMetrics
-from forge_mcp.schemas.raft_examples import DIFFICULTIES, RaftExample, Split
+from forge_mcp.schemas.raft_examples import DIFFICULTIES, RaftExample
 from forge_mcp.settings import QualitySettings
 
-VALIDATOR_VERSION = 1  # part of a validated dataset's inputs
-
-# Who keeps a repeated example: a held-out split does, so that training never sees its questions.
-PRECEDENCE: tuple[Split, ...] = ("test", "valid", "train")
+VALIDATOR_VERSION = 2  # part of a validated dataset's inputs
 NAMED_FAILURES = 10
+PROGRESS_EVERY = 100  # examples
+EXACT = 1e-9  # 1 − (1 − 0.3) is a little more than 0.3
 
 Progress = Callable[[int, int], None]
 
@@ -44,7 +49,8 @@ class Validation:
     """What `validate_dataset` found.
 
     `before` and `after` are the dimensions of `score_data_quality` for all examples and for the
-    kept ones; `reasons` says why the gate refused (nothing: it passed).
+    kept ones; `reasons` says why the gate refused (nothing: it passed). `malformed` are rows that
+    are no examples; `documents` holds what the examples show, by id.
     """
 
     judged: list[Judged]
@@ -53,6 +59,9 @@ class Validation:
     metrics: DataQualityMetrics
     dropped: dict[str, int]
     reasons: list[str]
+    malformed: list[RowFault] = field(default_factory=list)
+    documents: Mapping[str, CodeBlock] = field(default_factory=dict)
+    preferences: dict[str, int] = field(default_factory=dict)
 
     @property
     def kept(self) -> list[RaftExample]:
@@ -74,115 +83,132 @@ def validate_dataset(
     documents: Mapping[str, CodeBlock],
     settings: QualitySettings,
     progress: Progress = lambda done, total: None,
+    *,
+    malformed: Sequence[RowFault] = (),
 ) -> Validation:
-    """Score every example, drop the bad ones, and decide whether the rest may be trained on."""
-    from forge_mcp.mining.secrets import redact  # the one thing taken from mining
+    """Score every example, drop the bad ones, and decide whether the rest may be trained on.
 
-    bad_documents = _bad_documents(documents)
+    Args:
+        examples: the rows of the dataset.
+        documents: what they show, by id.
+        settings: the quality section.
+        progress: called as (examples done, examples in all).
+        malformed: rows that could not be read as examples; they are counted and reported.
+
+    Raises:
+        BadInput: quality.humaneval_path is no file of HumanEval problems.
+    """
+    with _without_collection():
+        return _validate(examples, documents, settings, progress, malformed)
+
+
+def _validate(
+    examples: Sequence[RaftExample],
+    documents: Mapping[str, CodeBlock],
+    settings: QualitySettings,
+    progress: Progress,
+    malformed: Sequence[RowFault],
+) -> Validation:
+    contamination = None
+    if settings.humaneval_path:
+        contamination = Contamination(load_humaneval(Path(settings.humaneval_path).expanduser()))
     retrievers = split_retrievers(examples, documents)
-    scores = []
-    for done, example in enumerate(examples, start=1):
-        scores.append(score_example(example, documents, retrievers[example.split]))
-        progress(done, len(examples))
-    repeated = _repeated(examples, settings.duplicate_threshold)
+    scores: list[ExampleScore] = []
+    for index, example in enumerate(examples):
+        retriever = retrievers.get(example.split, retrievers["train"])
+        score = score_example(example, documents, retriever)
+        scores.append(with_messages(score, _contaminated(example, documents, contamination)))
+        if index % PROGRESS_EVERY == 0:
+            progress(index, len(examples))
+    progress(len(examples), len(examples))
+    sound = [not score.messages for score in scores]
+    among = faults_among(examples, documents, settings.duplicate_threshold, sound)
     judged = []
-    for index, (example, score) in enumerate(zip(examples, scores, strict=True)):
-        reasons = [reason_of(message) for message in score.messages]
-        shown = [*example.oracle_ids, *example.distractor_ids]
-        reasons += [bad_documents[block_id] for block_id in shown if block_id in bad_documents]
-        if redact(example_text(example))[1]:
-            reasons.append("secret")
-        if index in repeated:
-            reasons.append(repeated[index])
-        reasons += _below(score, settings)
+    for example, alone, more in zip(examples, scores, among, strict=True):
+        score = with_messages(alone, more)
+        reasons = [reason_of(message) for message in score.messages] or _below(score, settings)
         judged.append(Judged(example, score, list(dict.fromkeys(reasons))))
     kept = [j for j in judged if not j.reasons]
-    kept_examples = [j.example for j in kept]
-    before = score_data_quality(
-        examples, documents, scores=scores, duplicate_threshold=settings.duplicate_threshold
-    )
-    after = score_data_quality(
-        kept_examples,
-        documents,
-        scores=[j.score for j in kept],
-        duplicate_threshold=settings.duplicate_threshold,
+    before, after = (
+        score_data_quality([j.example for j in some], documents, scores=[j.score for j in some])
+        for some in (judged, kept)
     )
     values = [j.score.value for j in kept]
     dropped = Counter(reason for j in judged for reason in j.reasons)
+    dropped.update(fault.reason for fault in malformed)
     metrics = DataQualityMetrics(
-        total_examples=len(examples),
+        total_examples=len(examples) + len(malformed),
         valid_examples=len(kept),
         quality_score_mean=fmean(values) if values else 0.0,
         quality_score_std=pstdev(values) if values else 0.0,
         difficulty_distribution={
-            d: sum(e.difficulty == d for e in kept_examples) for d in DIFFICULTIES
+            d: sum(j.example.difficulty == d for j in kept) for d in DIFFICULTIES
         },
         duplicate_rate=before["duplicate_rate"],
         avg_oracle_relevance=after["relevance"],
         avg_distractor_irrelevance=after["distractor_irrelevance"],
         failure_modes=[reason for reason, _ in dropped.most_common(NAMED_FAILURES)],
+        diversity=after["diversity"],
+        difficulty_balance=after["difficulty_balance"],
+        leak_rate=before["leak_rate"],
+        contaminated_examples=dropped["contaminated"] if contamination else None,
     )
-    reasons = _gate(metrics, leaked_documents(kept_examples, documents), settings)
-    return Validation(judged, before, after, metrics, dict(dropped.most_common()), reasons)
+    return Validation(
+        judged,
+        before,
+        after,
+        metrics,
+        dict(sorted(dropped.items(), key=lambda pair: (-pair[1], pair[0]))),
+        _gate(metrics, settings),
+        list(malformed),
+        documents,
+    )
 
 
-def _bad_documents(documents: Mapping[str, CodeBlock]) -> dict[str, str]:
-    """Documents that must not be shown, with the reason."""
-    from forge_mcp.mining.secrets import redact
-
-    bad = {}
-    for block_id, block in documents.items():
-        valid, messages = validate_code_block(block, require_docstring=False)
-        if not valid:
-            bad[block_id] = reason_of(messages[0])
-        elif redact(f"{block.path}\n{block.source_code}")[1]:
-            bad[block_id] = "secret"
-    return bad
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """No cycles are made here, and looking for them among so many objects takes a fifth longer."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
-def _repeated(examples: Sequence[RaftExample], threshold: float) -> dict[int, str]:
-    """Indices of examples that repeat another one, with the reason."""
-    order = sorted(range(len(examples)), key=lambda i: (PRECEDENCE.index(examples[i].split), i))
-    found = find_duplicates([example_text(examples[i]) for i in order], threshold)
-    return {
-        order[later]: "duplicate"
-        if examples[order[later]].split == examples[order[kept]].split
-        else "duplicate_across_splits"
-        for later, kept in found.items()
-    }
+def _contaminated(
+    example: RaftExample, documents: Mapping[str, CodeBlock], contamination: Contamination | None
+) -> list[str]:
+    """What of an example is a HumanEval problem's."""
+    if contamination is None:
+        return []
+    found = []
+    if contamination.in_text(example_text(example)):
+        found.append("contaminated: question, reasoning or answer")
+    for block_id in (*example.oracle_ids, *example.distractor_ids):
+        block = documents.get(block_id)
+        if block and contamination.in_document(block.content_hash, block.source_code):
+            found.append(f"contaminated: {block_id}")
+    return found
 
 
 def _below(score: ExampleScore, settings: QualitySettings) -> list[str]:
     """The thresholds that a true example does not reach."""
-    if score.messages:
-        return []
     reasons = []
     if score.value < settings.min_quality_score:
         reasons.append("low_quality")
     if score.relevance < settings.min_oracle_relevance:
         reasons.append("low_oracle_relevance")
-    if score.irrelevance is not None and 1 - score.irrelevance > settings.max_distractor_relevance:
+    if (
+        score.irrelevance is not None
+        and 1 - score.irrelevance > settings.max_distractor_relevance + EXACT
+    ):
         reasons.append("high_distractor_relevance")
     return reasons
 
 
-def leaked_documents(
-    examples: Sequence[RaftExample], documents: Mapping[str, CodeBlock]
-) -> list[str]:
-    """Ids of training documents whose code a held-out example shows too."""
-    held_out: set[str] = set()
-    trained: dict[str, str] = {}
-    for example in examples:
-        for block_id in (*example.oracle_ids, *example.distractor_ids):
-            content = documents[block_id].content_hash
-            if example.split == "train":
-                trained.setdefault(content, block_id)
-            else:
-                held_out.add(content)
-    return sorted(trained[content] for content in held_out & trained.keys())
-
-
-def _gate(metrics: DataQualityMetrics, leaked: list[str], settings: QualitySettings) -> list[str]:
+def _gate(metrics: DataQualityMetrics, settings: QualitySettings) -> list[str]:
     reasons = []
     if metrics.valid_examples < settings.min_examples:
         reasons.append(
@@ -193,10 +219,5 @@ def _gate(metrics: DataQualityMetrics, leaked: list[str], settings: QualitySetti
         reasons.append(
             f"the mean score is {metrics.quality_score_mean:.2f}, "
             f"{settings.min_quality_score:.2f} is needed (quality.min_quality_score)"
-        )
-    if leaked:
-        reasons.append(
-            f"{len(leaked)} documents of held-out examples are also trained on, "
-            f"e.g. {leaked[0]}: make the dataset again with synthesize"
         )
     return reasons

@@ -47,7 +47,7 @@ class Pool:
         self._by_name: dict[str, list[CodeBlock]] = defaultdict(list)
         self._by_parent: dict[tuple[str, str | None], list[CodeBlock]] = defaultdict(list)
         self._by_path: dict[str, list[CodeBlock]] = defaultdict(list)
-        self._near: dict[str, list[CodeBlock]] = {}
+        self._near: tuple[str, list[CodeBlock]] = ("", [])  # of the block asked last
         for block in self.blocks:
             self._by_name[block.name].append(block)
             self._by_parent[(block.path, block.parent)].append(block)
@@ -69,10 +69,10 @@ class Pool:
             yield self.blocks[draw(seed, "any", block.id, number) % len(self.blocks)]
 
     def _retrieved(self, block: CodeBlock) -> list[CodeBlock]:
-        if block.id not in self._near:
+        if self._near[0] != block.id:
             hits = self.retriever.search(f"{block.qualified_name} {block.signature}", RETRIEVED)
-            self._near[block.id] = [hit for hit, _ in hits]
-        return self._near[block.id]
+            self._near = (block.id, [hit for hit, _ in hits])
+        return self._near[1]
 
 
 def retrieve_oracle_and_distractors(
@@ -83,6 +83,7 @@ def retrieve_oracle_and_distractors(
     seed: int,
     answers: Callable[[CodeBlock], bool],
     room: float,
+    apart: Sequence[CodeBlock] = (),
 ) -> tuple[list[CodeBlock], list[CodeBlock]]:
     """The oracles, and up to `count` distractors of their split.
 
@@ -96,10 +97,14 @@ def retrieve_oracle_and_distractors(
         seed: equal seeds give equal distractors.
         answers: whether a block also answers the question.
         room: characters of source code that the distractors may have together.
+        apart: further blocks to which a distractor must be no nearer than to an oracle.
     """
+    kept_from = [*oracles, *apart]
     taken: list[CodeBlock] = []
+    if count < 1:
+        return list(oracles), []
     for candidate in pool.candidates(oracles[0], seed):
-        if len(taken) >= count:
+        if len(taken) == count:
             break
         if len(candidate.source_code) > room or any(overlap(candidate, t) for t in taken):
             continue
@@ -107,7 +112,7 @@ def retrieve_oracle_and_distractors(
             candidate.id == o.id
             or overlap(candidate, o)
             or similarity(candidate, o) > MAX_SIMILARITY
-            for o in oracles
+            for o in kept_from
         ):
             continue
         if any(candidate.content_hash == t.content_hash for t in taken) or answers(candidate):
@@ -121,11 +126,13 @@ def example_documents(example: RaftExample, documents: Mapping[str, CodeBlock]) 
     """The documents of an example in the order in which its prompt shows them.
 
     The order is drawn from the example's id, so every reader of a dataset sees the same prompt.
-    An absent oracle is not among them.
+    An absent oracle is not among them, and of a closed-book example nothing is.
 
     Raises:
         KeyError: a document of the example is not in `documents`.
     """
+    if example.closed_book:
+        return []
     shown = [] if example.oracle_absent else list(example.oracle_ids)
     shown += example.distractor_ids
     return [documents[block_id] for block_id in shuffled(shown, "order", example.id)]

@@ -6,73 +6,87 @@ read, not to write nicer sentences.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from forge_mcp.raft.code_tasks import fence, indentation
+from forge_mcp.raft.corruptions import FalseValues, family
 from forge_mcp.raft.documents import example_documents
-from forge_mcp.raft.facts import RELATED_KINDS, value_items
-from forge_mcp.raft.splits import draw
+from forge_mcp.raft.facts import RELATED_KINDS
 from forge_mcp.raft.verify import check
 from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.schemas.prompt import escape, render_answer, render_messages
 from forge_mcp.schemas.raft_examples import Fact, PreferencePair, RaftExample
 
-TRIES = 8  # false values looked at before a fact gets no pair
-
 
 def preference_pairs(
     examples: Sequence[RaftExample],
     documents: Mapping[str, CodeBlock],
+    known: Collection[str],
     seed: int,
     system_prompt: str,
 ) -> list[PreferencePair]:
-    """One pair for every fact of the training split whose oracle is shown.
+    """One pair for every fact of the training split whose answer is given.
 
-    The false value is another block's value of the same kind; `check` says that it is false here.
-    `prompt` is the user's turn; the system prompt is the dataset's.
+    `prompt` is the user's turn; the system prompt is the dataset's. `corruption` says what was
+    done to the rejected answer. A fact for which no false value can be had has no pair.
+
+    Args:
+        examples: of a dataset.
+        documents: of the dataset, by id.
+        known: names of the corpus' definitions.
+        seed: of every draw.
+        system_prompt: of the chats.
     """
     asked = [e for e in examples if e.split == "train" and not e.oracle_absent]
-    values: dict[str, list[Fact]] = defaultdict(list)
-    for example in asked:
-        values[_family(example.fact.kind)].append(example.fact)
+    values = FalseValues(((e.fact, documents[e.fact.block].path) for e in asked), known, seed)
     pairs, seen = [], set()
     for example in asked:
         fact = example.fact
         key = (fact.kind, fact.block, fact.subject)
-        oracles = [documents[block_id] for block_id in example.oracle_ids]
-        other = None if key in seen else corrupt(fact, oracles, values[_family(fact.kind)], seed)
-        if other is None:
+        if key in seen:
             continue
         seen.add(key)
+        oracles = [documents[block_id] for block_id in example.oracle_ids]
+        block = documents[fact.block]
+        found = corrupt(fact, block, oracles, values)
+        if found is None:
+            continue
+        value, corruption = found
+        rejected = escape(value)
+        if fact.kind == "code":
+            rejected = fence(indentation(block) + value, block.language)
         shown = example_documents(example, documents)
         messages = render_messages(shown, example.question, system_prompt=system_prompt)
         pairs.append(
             PreferencePair(
                 prompt=messages[-1].content,
                 chosen=render_answer(example.reasoning, example.final_answer),
-                rejected=render_answer(example.reasoning, escape(other.value)),
+                rejected=render_answer(example.reasoning, rejected),
                 fact=fact,
-                corruption=f"{_family(fact.kind)} of {other.block}",
+                corruption=f"{fact.kind}: {corruption}",
             )
         )
     return pairs
 
 
 def corrupt(
-    fact: Fact, oracles: Sequence[CodeBlock], others: Sequence[Fact], seed: int
-) -> Fact | None:
-    """A fact of another block whose value is plausible but false for `fact`, or None."""
-    start = draw(seed, "corrupt", fact.block, fact.kind, fact.subject)
-    true = sorted(value_items(fact))
-    for step in range(min(TRIES, len(others))):
-        other = others[(start + step) % len(others)]
-        false = fact.model_copy(update={"value": other.value})
-        differs = sorted(value_items(other)) != true and other.block != fact.block
-        if differs and not check(false, oracles):
-            return other
+    fact: Fact, block: CodeBlock, oracles: Sequence[CodeBlock], values: FalseValues
+) -> tuple[str, str] | None:
+    """A plausible value, false for `fact` and of every oracle, and what was done; or None."""
+    for value, corruption in values.of(fact, block):
+        if value != fact.value and not _true(fact, oracles, value):
+            return value, corruption
     return None
 
 
-def _family(kind: str) -> str:
-    """Kinds whose values look alike: a callee's location is a location."""
-    return kind.partition("_")[2] if kind in RELATED_KINDS else kind
+def _true(fact: Fact, oracles: Sequence[CodeBlock], value: str) -> bool:
+    """Whether a value would be true of the fact, or of any document that is shown with it."""
+    if check(fact.model_copy(update={"value": value}), oracles):
+        return True
+    if fact.kind not in RELATED_KINDS:
+        return False
+    kind = family(fact.kind)
+    return any(
+        check(Fact(kind=kind, block=oracle.id, value=value, subject=fact.subject), [oracle])
+        for oracle in oracles
+    )

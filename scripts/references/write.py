@@ -8,6 +8,9 @@ Writes, with the versions that made them in versions.json:
     llama/        a tiny random Llama (grouped-query attention, tied embeddings) in Hugging Face
                   format, and reference.npz: token ids, logits of transformers in float32, labels
                   with the prompt masked (-100), and the loss that transformers computes from them
+    bert/, roberta/
+                  a tiny random encoder each, and reference.npz: padded token ids, their mask, and
+                  the last hidden states of transformers in float32
 """
 
 from __future__ import annotations
@@ -22,7 +25,14 @@ import torch
 import transformers
 from peft import LoraConfig
 from peft.tuners.lora import Linear
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    RobertaConfig,
+    RobertaModel,
+)
 
 SEED = 17
 
@@ -82,12 +92,45 @@ def write_llama(folder: Path) -> None:
     )
 
 
+def write_encoders(folder: Path) -> None:
+    """A tiny BERT and RoBERTa and their last hidden states for four padded texts."""
+    sizes = {
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 40,
+        "initializer_range": 0.3,
+    }
+    encoders = {
+        "bert": (BertModel, BertConfig(**sizes, pad_token_id=0)),
+        "roberta": (RobertaModel, RobertaConfig(**sizes, pad_token_id=1, type_vocab_size=1)),
+    }
+    for name, (kind, config) in encoders.items():
+        torch.manual_seed(SEED)
+        model = kind(config, add_pooling_layer=False).eval()
+        lengths = torch.tensor([30, 1, 12, 17])
+        mask = torch.arange(30)[None, :] < lengths[:, None]
+        ids = torch.where(mask, torch.randint(2, 96, mask.shape), config.pad_token_id)
+        with torch.no_grad():
+            hidden = model(ids, attention_mask=mask.long()).last_hidden_state
+        model.save_pretrained(folder / name)
+        np.savez_compressed(
+            folder / name / "reference.npz",
+            ids=ids.numpy(),
+            mask=mask.numpy(),
+            hidden=hidden.numpy(),
+        )
+
+
 def main(target: str) -> None:
     """Write every reference into `target`."""
     folder = Path(target)
     folder.mkdir(parents=True, exist_ok=True)
     write_pissa(folder)
     write_llama(folder)
+    write_encoders(folder)
     versions = {
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -1,10 +1,11 @@
-"""RAFT synthesis: facts that are true, quotes that stand, invariants of every example."""
+"""Whole datasets: invariants of every example, shares, splits, and the skill `synthesize`."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +15,37 @@ from hypothesis import strategies as st
 from raft_blocks import SHOP, blocks_of
 
 from forge_mcp.errors import BadInput, NotFound
+from forge_mcp.mining.miner import MinedRepository, parse_repository
 from forge_mcp.pipeline.skill import SkillContext
 from forge_mcp.pipeline.synthesize import SynthesizeRequest, SynthesizeResult, synthesize
 from forge_mcp.raft import (
     Dataset,
+    also_answers,
     build_dataset,
     chat_row,
     check,
+    difficulty_of,
     example_documents,
-    generate_chain_of_thought,
-    generate_qa_pairs,
+)
+from forge_mcp.raft.documents import (
+    MAX_SIMILARITY,
+    Pool,
+    overlap,
     retrieve_oracle_and_distractors,
+    similarity,
 )
-from forge_mcp.raft.documents import MAX_SIMILARITY, Pool, overlap, similarity
-from forge_mcp.raft.facts import (
-    KINDS,
-    RELATED_KINDS,
-    derive,
-    first_sentence,
-    imported_modules,
-    one_line,
-    value_items,
-)
-from forge_mcp.raft.pairs import also_answers
-from forge_mcp.raft.phrases import MAX_HEADER, QUESTIONS, clip
-from forge_mcp.raft.preferences import corrupt
-from forge_mcp.raft.splits import assign_splits, shared_content
+from forge_mcp.raft.phrases import QUESTIONS, question_kind
+from forge_mcp.raft.quotes import MAX_PASSAGE
+from forge_mcp.raft.splits import assign_splits, follow, leaking, near_copies, shingles
 from forge_mcp.schemas.code_blocks import CodeBlock
-from forge_mcp.schemas.prompt import ABSTAIN_ANSWER, find_quote, parse_answer, render_answer
-from forge_mcp.schemas.raft_examples import SPLITS, Fact, RaftExample, Split
+from forge_mcp.schemas.prompt import ABSTAIN_ANSWER, escape, find_quote, parse_answer, render_answer
+from forge_mcp.schemas.raft_examples import DIFFICULTIES, SPLITS, RaftExample, Split
 from forge_mcp.settings import RaftSettings, load_settings
 from forge_mcp.workspace import Workspace, hash_inputs, write_jsonl
 
 BLOCKS = blocks_of(SHOP)
 BY_ID = {block.id: block for block in BLOCKS}
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def raft(**changes: Any) -> RaftSettings:
@@ -58,8 +56,23 @@ def block(path_and_name: str) -> CodeBlock:
     return BY_ID[f"shop/{path_and_name}"]
 
 
-def fact(kind: str, of: str, value: str, subject: str = "") -> Fact:
-    return Fact(kind=kind, block=f"shop/{of}", value=value, subject=subject)
+@cache
+def own_package() -> MinedRepository:
+    """A room of this very package and its tests, as mining writes them."""
+    loaded = load_settings()
+    one = loaded.mining.model_copy(update={"workers": 1})
+    project = loaded.project.model_copy(
+        update={
+            "include": [
+                "forge_mcp/mining/*.py",
+                "forge_mcp/schemas/*.py",
+                "tests/unit/test_mining_text.py",
+                "tests/unit/test_mining_files.py",
+            ]
+        }
+    )
+    changed = loaded.model_copy(update={"mining": one, "project": project})
+    return parse_repository(FIXTURES.parents[1], changed)
 
 
 @pytest.fixture(scope="module")
@@ -67,392 +80,151 @@ def dataset() -> Dataset:
     return build_dataset(BLOCKS, raft())
 
 
-# -- facts -------------------------------------------------------------------------------------
-
-TRUE = [
-    fact(
-        "signature",
-        "prices.py::discount",
-        "`def discount(price: float, percent: float=10.0) -> float`",
-    ),
-    fact("parameters", "cart.py::Cart.add", "`item`, `count`"),
-    fact("default", "cart.py::Cart.add", "`1`", "count"),
-    fact("annotation", "cart.py::Cart.add", "`Item`", "item"),
-    fact("annotation", "cart.py::Cart.add", "`int`", "return"),
-    fact("decorators", "cart.py::Cart.total", "`@property`"),
-    fact("raises", "prices.py::parse_price", "`ValueError`"),
-    fact("guard", "cart.py::Cart.add", "`count < 1`", "ValueError"),
-    fact("returns", "cart.py::Cart.add", "`len(self.items)`"),
-    fact("calls", "cart.py::Cart.add", "`self.check_room`, `self.items.extend`, `len`"),
-    fact("bases", "cart.py::Cart", "`Basket`"),
-    fact("methods", "cart.py::Cart", "`__init__`, `add`, `check_room`, `total`"),
-    fact("location", "prices.py::discount", "`shop/prices.py:8-10`"),
-    fact("purpose", "cart.py::Cart.add", "Put an item into the cart."),
-]  # fmt: skip
+@pytest.fixture(scope="module")
+def large() -> Dataset:
+    mined = own_package()
+    return build_dataset(mined.blocks, raft(), others=mined.rejected)
 
 
-@pytest.mark.parametrize("stated", TRUE, ids=lambda f: f"{f.kind}-{f.block}")
-def test_a_true_fact_is_derived_and_confirmed(stated: Fact) -> None:
-    of = BY_ID[stated.block]
-    assert stated in derive(of)
-    assert check(stated, [of])
+# -- invariants --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stated", TRUE, ids=lambda f: f"{f.kind}-{f.block}")
-def test_the_same_fact_with_another_value_is_refuted(stated: Fact) -> None:
-    of = BY_ID[stated.block]
-    others = [f for b in BLOCKS for f in derive(b) if f.kind == stated.kind]
-    tried = 0
-    for other in others:
-        if sorted(value_items(other)) != sorted(value_items(stated)):
-            tried += 1
-            assert not check(stated.model_copy(update={"value": other.value}), [of])
-    assert tried
-    assert not check(stated.model_copy(update={"value": "`nonsense`"}), [of])
-    assert not check(stated.model_copy(update={"block": "another"}), [of])
-    assert not check(stated, [])
-
-
-def test_metadata_that_lies_is_not_believed() -> None:
-    lying = block("cart.py::Cart.add").model_copy(
-        update={"metadata": {"raises": ["KeyError"], "calls": ["len"], "decorators": ["cached"]}}
-    )
-    told = {f.kind for f in derive(lying)}
-    assert {"raises", "calls", "decorators"} <= told
-    believed = {f.kind for f in derive(lying) if check(f, [lying])}
-    assert not believed & {"raises", "calls", "decorators"}
-
-
-def test_what_a_nested_function_does_is_not_said_of_the_outer_one() -> None:
-    outer, inner = blocks_of(
-        {"a.py": "def outer(x):\n    def inner():\n        return x\n    return inner\n"}
-    )
-    assert not check(Fact(kind="returns", block=outer.id, value="`inner`"), [outer])
-    assert check(Fact(kind="returns", block=inner.id, value="`x`"), [inner])
-
-
-def test_a_reraised_exception_hides_nothing_but_an_unknown_one_does() -> None:
-    text = "def f(x):\n    try: x()\n    except OSError as e:\n        raise e\n    raise {}\n"
-    named, unnamed = (
-        blocks_of({"a.py": text.format(raised)})[0] for raised in ("KeyError(x)", "x.error_type(1)")
-    )
-    stated = Fact(kind="raises", block=named.id, value="`KeyError`")
-    assert check(stated, [named])
-    assert not any(check(f, [unnamed]) for f in derive(unnamed) if f.kind == "raises")
-
-
-def foreign(language: str, source: str, **fields: Any) -> CodeBlock:
-    base = block("prices.py::discount").model_dump()
-    lines = source.count("\n") + 1
-    return CodeBlock.model_validate(
-        base
-        | {"id": "x", "language": language, "source_code": source, "docstring": ""}
-        | {"start_line": 1, "end_line": lines}
-        | fields
-    )
-
-
-def test_other_languages_are_verified_in_the_text() -> None:
-    source = (
-        "/** Reads a config file from the disk. */\n"
-        "export function readConfig(path, encoding = 'utf8') {\n"
-        "  if (!path) throw new TypeError('no path');\n"
-        "  const text = fs.readFileSync(path, encoding);\n"
-        "  return JSON.parse(text);\n"
-        "}"
-    )
-    made = foreign(
-        "javascript",
-        source,
-        name="readConfig",
-        qualified_name="readConfig",
-        block_type="function",
-        signature="export function readConfig(path, encoding = 'utf8')",
-        docstring="Reads a config file from the disk.",
-        metadata={
-            "parameters": [{"name": "path"}, {"name": "encoding", "default": "'utf8'"}],
-            "raises": ["TypeError"],
-            "return_expressions": ["JSON.parse(text)"],
-            "calls": ["fs.readFileSync", "JSON.parse"],
-        },
-    )
-    facts = derive(made)
-    expected = {
-        "signature", "parameters", "default", "raises", "returns", "calls", "location", "purpose"
-    }  # fmt: skip
-    assert {f.kind for f in facts} == expected
-    assert all(check(f, [made]) for f in facts)
-    assert all(generate_chain_of_thought(f, [made]) for f in facts)
-    for kind, value in (
-        ("calls", "`JSON.parse`"),  # incomplete
-        ("raises", "`RangeError`"),
-        ("default", "`'latin1'`"),
-        ("returns", "`text`"),
-        ("purpose", "Writes a config file to the disk."),
-        ("guard", "`!path`"),  # a kind that only Python has
-    ):
-        subject = "encoding" if kind == "default" else ""
-        assert not check(Fact(kind=kind, block="x", value=value, subject=subject), [made]), kind
-
-
-def test_a_module_is_asked_by_its_path() -> None:
-    source = (
-        '"""Settings that every part of the shop reads."""\n\n'
-        "import os, json as j\nfrom .cart import (\n    Cart,\n)\n\n"
-        "LIMIT: int = 20\nNAMES = ('a', 'b')\nTWICE = 1\nTWICE = 2\n"
-    )
-    made = block("prices.py::discount").model_copy(
-        update={
-            "id": "shop/config.py::<module>",
-            "path": "shop/config.py",
-            "block_type": "module",
-            "name": "config",
-            "qualified_name": "shop.config",
-            "signature": "",
-            "docstring": "Settings that every part of the shop reads.",
-            "source_code": source,
-            "metadata": {
-                "imports": ["import os, json as j", "from .cart import (\n    Cart,\n)"],
-                "constants": [
-                    {"name": "LIMIT", "value": "20"},
-                    {"name": "NAMES", "value": "('a', 'b')"},
-                    {"name": "TWICE", "value": "1"},
-                    {"name": "TWICE", "value": "2"},
-                ],
-            },
-        }
-    )
-    pairs = generate_qa_pairs([made], raft(examples_per_block=20))
-    answers = {(pair.fact.kind, pair.fact.subject): pair.answer for pair in pairs}
-    assert answers == {
-        ("imports", ""): "`os`, `json`, `.cart`",
-        ("constant", "LIMIT"): "`20`",
-        ("constant", "NAMES"): "`('a', 'b')`",
-        ("purpose", ""): "Settings that every part of the shop reads.",
-    }
-    assert all("`shop/config.py`" in pair.question for pair in pairs)
-    assert not check(Fact(kind="constant", block=made.id, value="`2`", subject="TWICE"), [made])
-
-
-@pytest.mark.parametrize(
-    ("statement", "expected"),
-    [
-        ("import a.b, c as d", ["a.b", "c"]),
-        ("from .. import x", [".."]),
-        ("import fs, { x } from 'node:fs';", ["node:fs"]),
-        ('import (\n\t"fmt"\n\t"os"\n)', ["fmt", "os"]),
-        ("import java.util.List;", ["java.util.List"]),
-        ("import static java.lang.Math.max;", ["java.lang.Math.max"]),
-    ],
-)
-def test_modules_of_an_import_statement(statement: str, expected: list[str]) -> None:
-    assert imported_modules(statement) == expected
-
-
-def test_a_long_line_is_quoted_in_part() -> None:
-    arguments = ", ".join(f"argument_{n}: int = {n}" for n in range(12))
-    (made,) = blocks_of({"a.py": f"def wide({arguments}):\n    return argument_11\n"})
-    stated = next(f for f in derive(made) if f.subject == "argument_11" and f.kind == "default")
-    text = generate_chain_of_thought(stated, [made])
-    assert text is not None
-    (quoted,) = parse_answer(render_answer(text, "")).quotes
-    assert quoted.startswith("argument_11: int = 11") and len(quoted) <= 120
-
-
-def test_an_incomplete_list_of_another_language_is_refused() -> None:
-    source = (
-        'func Get(k string) int {\n\tif k == "" {\n\t\treturn 0\n\t}\n\treturn look(k).all()\n}'
-    )
-    for metadata in (
-        {"return_expressions": ["0"]},
-        {"calls": ["look"]},
-    ):
-        made = foreign("go", source, name="Get", qualified_name="Get", metadata=metadata)
-        told = [f for f in derive(made) if f.kind in ("returns", "calls")]
-        assert told
-        assert not any(check(f, [made]) for f in told)
-
-
-@pytest.mark.parametrize(
-    ("docstring", "expected"),
-    [
-        ("Read a price from text. More words.", "Read a price from text."),
-        ("Read a price\nfrom a long text.\n\nMore.", "Read a price from a long text."),
-        ("Use e.g. this one for it. Then stop.", "Use e.g. this one for it."),
-        ("Too short.", ""),
-        (">>> doctest of this", ""),
-        ("", ""),
-        ("word " * 100, ""),
-    ],
-)
-def test_the_first_sentence_of_a_docstring(docstring: str, expected: str) -> None:
-    assert first_sentence(docstring) == expected
-
-
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [
-        ("def f(\n    a,\n    b=1,\n) -> int", "def f(a, b=1) -> int"),
-        ("def f(a,  b)", "def f(a, b)"),
-        ("x[\n  1\n]", "x[1]"),
-    ],
-)
-def test_code_on_one_line(code: str, expected: str) -> None:
-    assert one_line(code) == expected
-
-
-@settings(deadline=None)
-@given(st.text(alphabet="ab .,(", min_size=1, max_size=400), st.data())
-def test_a_clipped_line_holds_what_it_must(text: str, data: st.DataObject) -> None:
-    start = data.draw(st.integers(0, len(text)))
-    end = data.draw(st.integers(start, len(text)))
-    cut = clip(text, start, end)
-    if cut is not None:
-        assert cut in text
-        assert text[start:end].strip() in cut
-    else:
-        assert end - start > 120
-
-
-# -- questions ---------------------------------------------------------------------------------
-
-
-def test_every_kind_has_questions_and_every_question_names_its_symbol() -> None:
-    kinds = {*KINDS, *RELATED_KINDS, "return_annotation"}
-    assert set(QUESTIONS) == kinds
-    for kind, templates in QUESTIONS.items():
-        assert len(set(templates)) == len(templates) >= 2
-        assert all("{s}" in template for template in templates), kind
-
-
-def test_pairs_of_a_block_probe_different_facts() -> None:
-    pairs = generate_qa_pairs([block("cart.py::Cart.add")], raft(examples_per_block=6))
-    assert len(pairs) == 6
-    assert len({pair.question for pair in pairs}) == 6
-    assert len({pair.fact.kind for pair in pairs}) >= 4
-    assert all("`Cart.add`" in pair.question for pair in pairs)
-
-
-def test_a_block_with_few_facts_is_asked_again_in_other_words() -> None:
-    (only,) = blocks_of({"a.py": "def f():\n    pass\n"})
-    pairs = generate_qa_pairs([only], raft(examples_per_block=6))
-    facts = Counter((pair.fact.kind, pair.fact.subject) for pair in pairs)
-    assert max(facts.values()) == 2
-    assert len({pair.question for pair in pairs}) == len(pairs)
-
-
-def test_a_name_that_is_not_unique_is_asked_with_its_path() -> None:
-    twins = blocks_of({"a.py": SHOP["shop/prices.py"], "b.py": SHOP["shop/prices.py"]})
-    for pair in generate_qa_pairs(twins, raft()):
-        assert f"({pair.oracles[0].path})" in pair.question
-    for pair in generate_qa_pairs(twins[:3], raft()):
-        assert "(a.py)" not in pair.question
-
-
-def test_two_definitions_of_one_name_in_a_file_are_left_out() -> None:
-    twice = blocks_of({"a.py": "def f(x=1):\n    return x\n\n\ndef f(x=2):\n    return x\n"})
-    skipped: Counter[str] = Counter()
-    assert generate_qa_pairs(twice, raft(), skipped=skipped) == []
-    assert skipped["ambiguous_name"] == 2
-
-
-def test_a_question_about_a_callee_needs_both_documents() -> None:
-    caller, callee = block("prices.py::discount"), block("prices.py::apply_rate")
-    pairs = generate_qa_pairs([caller], raft(examples_per_block=20), related={callee.id: callee})
-    hops = {pair.fact.kind: pair for pair in pairs if len(pair.oracles) == 2}
-    assert set(hops) == {"callee_location", "callee_signature", "callee_raises"}
-    pair = hops["callee_raises"]
-    assert pair.answer == "`RateError`"
-    assert "`discount`" in pair.question and "`apply_rate`" in pair.question
-    quotes = parse_answer(render_answer(pair.reasoning, "")).quotes
-    assert quotes == ["return apply_rate(price, 1 - percent / 100)", "raise RateError(rate)"]
-    assert [find_quote(q, [caller]) is not None for q in quotes] == [True, False]
-    assert check(pair.fact, [caller, callee])
-    assert not check(pair.fact, [caller])
-    assert not check(pair.fact, [caller, block("prices.py::parse_price")])
-
-
-def test_a_base_class_is_a_second_document() -> None:
-    cart, basket = block("cart.py::Cart"), block("cart.py::Basket")
-    pairs = generate_qa_pairs([cart], raft(examples_per_block=20), related={basket.id: basket})
-    (hop,) = {p.fact.value for p in pairs if p.fact.kind == "base_location"}
-    assert hop == f"`shop/cart.py:{basket.start_line}-{basket.end_line}`"
-
-
-def test_a_local_name_is_no_call_of_a_function_elsewhere() -> None:
-    caller, callee = blocks_of(
-        {"a.py": "def f(g):\n    return g(1)\n\n\ndef g(x):\n    return x + 1\n"}
-    )
-    assert caller.dependencies == [callee.id]
-    pairs = generate_qa_pairs([caller], raft(examples_per_block=20), related={callee.id: callee})
-    assert all(len(pair.oracles) == 1 for pair in pairs)
-
-
-# -- whole datasets ----------------------------------------------------------------------------
-
-
-def assert_invariants(made: Dataset, blocks: list[CodeBlock], used: RaftSettings) -> None:
+def assert_invariants(made: Dataset, used: RaftSettings) -> None:
     documents = {d.id: d for d in made.documents}
-    splits = assign_splits(blocks, used.valid_share, used.test_share, used.seed)
     assert len({e.id for e in made.examples}) == len(made.examples)
-    shown_in: dict[str, set[str]] = {split: set() for split in SPLITS}
+    questions = [e.question for e in made.examples]
+    assert len(set(questions)) == len(questions)
+    split_of: dict[str, str] = {}
+    trained = {e.fact.block for e in made.examples if e.split == "train"}
     for example in made.examples:
         shown = [*example.oracle_ids, *example.distractor_ids]
         assert len(set(shown)) == len(shown)
         oracles = [documents[i] for i in example.oracle_ids]
         distractors = [documents[i] for i in example.distractor_ids]
-        assert oracles and example.fact.block == oracles[0].id
-        assert check(example.fact, oracles)
-        assert {splits[documents[i].path] for i in shown} == {example.split}
-        shown_in[example.split] |= {documents[i].content_hash for i in shown}
+        assert oracles and check(example.fact, oracles)
+        if example.fact.kind != "code":
+            assert example.fact.block == oracles[0].id
+        elif not example.closed_book:
+            assert example.fact.block not in shown
+        if example.closed_book:
+            assert not distractors and example.fact.block in trained
+        else:
+            for i in shown:
+                assert split_of.setdefault(documents[i].path, example.split) == example.split
         for distractor in distractors:
             assert not also_answers(example.fact, oracles, distractor)
             for oracle in oracles:
                 assert not overlap(distractor, oracle)
                 assert similarity(distractor, oracle) <= MAX_SIMILARITY
         assert_answer(example, oracles)
+        assert_words(example, documents[example.fact.block])
         assert_difficulty(example, used)
         presented = example_documents(example, documents)
-        expected = distractors if example.oracle_absent else [*oracles, *distractors]
+        expected = [] if example.closed_book else [*oracles, *distractors]
+        if example.oracle_absent:
+            expected = distractors
         assert sorted(d.id for d in presented) == sorted(d.id for d in expected)
         assert all(len(d.source_code) <= used.max_document_chars for d in presented)
         row = chat_row(example, documents)
         assert [m.role for m in row.messages] == ["system", "user", "assistant"]
         assert row.messages[1].content.count("<DOCUMENT>") == len(presented)
-    assert not shown_in["train"] & (shown_in["valid"] | shown_in["test"])
-    assert not shown_in["valid"] & shown_in["test"]
+    by_split: dict[str, set[str]] = {split: set() for split in SPLITS}
+    for path, split in split_of.items():
+        by_split[split] |= {d.content_hash for d in made.documents if d.path == path}
+    assert not by_split["train"] & (by_split["valid"] | by_split["test"])
+    assert not by_split["valid"] & by_split["test"]
+    assert_shares(made, used)
+
+
+def assert_shares(made: Dataset, used: RaftSettings) -> None:
+    """No share is above what is wanted; `large` says that they are met where they can be."""
+    for split in SPLITS:
+        rows = [e for e in made.examples if e.split == split]
+        absent = sum(e.oracle_absent for e in rows)
+        recalled = sum(e.closed_book and e.fact.kind != "code" for e in rows)
+        assert absent <= round(used.oracle_absent_share * len(rows))
+        assert recalled <= round(used.closed_book_share * len(rows))
 
 
 def assert_answer(example: RaftExample, oracles: list[CodeBlock]) -> None:
     parsed = parse_answer(render_answer(example.reasoning, example.final_answer))
     assert parsed.complete and parsed.final_answer == example.final_answer
-    if example.oracle_absent:
+    if example.oracle_absent or example.closed_book:
         assert parsed.quotes == []
-        return
-    assert example.final_answer == example.fact.value
-    assert len(parsed.quotes) == len(oracles)
+        assert not (example.oracle_absent and example.closed_book)
+    else:
+        assert parsed.quotes
+        assert all(any(find_quote(q, [o]) for q in parsed.quotes) for o in oracles)
+    if not (example.oracle_absent and example.final_answer == ABSTAIN_ANSWER):
+        assert escape(example.fact.value) in example.final_answer
     for quoted in parsed.quotes:
         assert find_quote(quoted, oracles) is not None
-        assert len(quoted) <= MAX_HEADER
+        assert len(quoted) <= MAX_PASSAGE
+
+
+def assert_words(example: RaftExample, asked: CodeBlock) -> None:
+    """The last phrasing of a kind is asked without documents, in a held-out split, or never."""
+    template = QUESTIONS[question_kind(example.fact, asked.language)][-1]
+    pattern = re.sub(r"\\\{\w+\\\}", ".+", re.escape(template))
+    kept = re.match(pattern, example.question, re.DOTALL) is not None
+    assert kept == (example.closed_book and example.split != "train")
 
 
 def assert_difficulty(example: RaftExample, used: RaftSettings) -> None:
-    beside = len(example.distractor_ids) - example.oracle_absent
+    beside, oracles = len(example.distractor_ids), len(example.oracle_ids)
+    assert difficulty_of(example) == example.difficulty
     if example.difficulty == "easy":
-        assert len(example.oracle_ids) == 1 and beside == 0
+        assert oracles == 1 and beside == 0
     elif example.difficulty == "medium":
-        assert len(example.oracle_ids) == 1 and 1 <= beside <= used.distractors
+        several = oracles > 1 or example.fact.kind in ("guard", "returns_when", "code")
+        assert 1 <= beside <= 2 or several
     else:
-        assert len(example.oracle_ids) == 2 or beside == used.distractors + 1
+        assert beside >= 3
+    assert beside <= max(3, used.distractors + 1)
 
 
 def test_the_shop_gives_every_difficulty_and_split(dataset: Dataset) -> None:
-    assert_invariants(dataset, BLOCKS, raft())
+    assert_invariants(dataset, raft())
     difficulty, split = dataset.counts()
-    assert min(difficulty.values()) >= 10
+    assert min(difficulty.values()) >= 5
     assert min(split.values()) >= 1
-    assert sum(split.values()) == len(dataset.examples) >= 3 * len(BLOCKS)
+    assert sum(split.values()) == len(dataset.examples) >= 5 * len(BLOCKS)
     assert len({e.fact.kind for e in dataset.examples}) >= 12
+
+
+def test_a_real_package_meets_every_share(large: Dataset) -> None:
+    used = raft()
+    assert_invariants(large, used)
+    for split in SPLITS:
+        rows = [e for e in large.examples if e.split == split]
+        assert {e.difficulty for e in rows} == set(DIFFICULTIES)
+        count = len(rows)
+        assert count > 50
+        assert sum(e.oracle_absent for e in rows) == round(used.oracle_absent_share * count)
+        assert sum(e.closed_book for e in rows) == round(used.closed_book_share * count)
+        written = sum(e.fact.kind in ("code", "usage") for e in rows)
+        assert written == round(used.code_share * count) or split != "train"
+    assert len({e.fact.kind for e in large.examples}) >= 20
+    per = Counter(e.fact.block for e in large.examples if e.split == "train")
+    assert sum(n >= 5 for n in per.values()) >= 0.85 * len(per)
+    assert max(per.values()) <= used.examples_per_block
+    tests = [d for d in large.documents if d.path.startswith("tests/")]
+    assert tests and not any(hasattr(d, "reasons") for d in tests)
+
+
+def test_what_was_trained_on_is_asked_again_in_words_that_were_not(large: Dataset) -> None:
+    facts = {
+        (e.fact.kind, e.fact.block, e.fact.subject)
+        for e in large.examples
+        if e.split == "train" and not e.oracle_absent
+    }
+    asked: dict[str, set[tuple[str, str, str]]] = {"valid": set(), "test": set()}
+    for e in large.examples:
+        if e.split != "train" and e.closed_book:
+            asked[e.split].add((e.fact.kind, e.fact.block, e.fact.subject))
+    assert asked["valid"] and asked["test"]
+    assert asked["valid"] | asked["test"] <= facts
+    assert not asked["valid"] & asked["test"]
 
 
 @st.composite
@@ -492,17 +264,10 @@ def test_invariants_hold_for_any_repository(
         seed=seed, distractors=distractors, oracle_absent_share=absent, oracle_absent_mode=mode
     )
     made = build_dataset(blocks, used)
-    assert_invariants(made, blocks, used)
+    assert_invariants(made, used)
     again = build_dataset(blocks, used)
     assert [e.model_dump() for e in again.examples] == [e.model_dump() for e in made.examples]
-    documents = {d.id: d for d in made.documents}
-    for pair in made.preferences:
-        oracles = [documents[pair.fact.block]]
-        if pair.fact.kind in RELATED_KINDS:
-            continue
-        false = parse_answer(pair.rejected).final_answer
-        assert false != parse_answer(pair.chosen).final_answer
-        assert not check(pair.fact.model_copy(update={"value": false}), oracles)
+    assert again.preferences == made.preferences
 
 
 def test_another_seed_gives_another_dataset(dataset: Dataset) -> None:
@@ -534,28 +299,6 @@ def test_a_share_of_zero_keeps_every_oracle() -> None:
     assert not any(e.oracle_absent for e in made.examples)
 
 
-def test_preferences_are_false_in_exactly_their_fact(dataset: Dataset) -> None:
-    assert dataset.preferences
-    documents = {d.id: d for d in dataset.documents}
-    train = {e.fact.block for e in dataset.examples if e.split == "train"}
-    for pair in dataset.preferences:
-        chosen, rejected = parse_answer(pair.chosen), parse_answer(pair.rejected)
-        assert chosen.reasoning == rejected.reasoning
-        assert chosen.final_answer == pair.fact.value != rejected.final_answer
-        assert pair.fact.block in train
-        kind, _, source = pair.corruption.partition(" of ")
-        assert source in documents and source != pair.fact.block
-        assert kind in KINDS
-        assert pair.prompt.endswith("?") or pair.prompt.endswith(".")
-
-
-def test_no_preferences_where_none_are_wanted_or_possible() -> None:
-    assert build_dataset(BLOCKS, raft(preferences=False)).preferences == []
-    of = block("prices.py::discount")
-    stated = Fact(kind="raises", block=of.id, value="`ValueError`")
-    assert corrupt(stated, [of], [stated], seed=1) is None
-
-
 def test_documents_are_the_blocks_that_examples_use(dataset: Dataset) -> None:
     used = {i for e in dataset.examples for i in (*e.oracle_ids, *e.distractor_ids)}
     assert [d.id for d in dataset.documents] == [b.id for b in BLOCKS if b.id in used]
@@ -567,7 +310,8 @@ def test_text_that_poses_as_markup_stays_harmless() -> None:
     assert any(e.fact.value == '`"<|im_end|>"`' for e in made.examples)
     for row in made.rows("train"):
         assert "<|im_end|>" not in "".join(m.content for m in row.messages)
-        assert row.messages[1].content.count("</DOCUMENT>") == 1
+        shown = row.messages[1].content
+        assert shown.count("</DOCUMENT>") == shown.count("<DOCUMENT>") <= 1
         assert row.messages[2].content.count("<ANSWER>:") == 1
 
 
@@ -577,25 +321,23 @@ def test_text_that_poses_as_markup_stays_harmless() -> None:
 def test_distractors_prefer_the_same_name_and_never_answer() -> None:
     pool = Pool(BLOCKS)
     oracle = block("cart.py::Cart.add")
-    _, found = retrieve_oracle_and_distractors(
-        pool, [oracle], 3, seed=1, answers=lambda other: False, room=10_000
-    )
-    assert len(found) == 3
-    assert {b.qualified_name for b in found} & {"Store.add", "Report.add"}
-    _, none = retrieve_oracle_and_distractors(
-        pool, [oracle], 3, seed=1, answers=lambda other: True, room=10_000
-    )
-    assert none == []
-    _, small = retrieve_oracle_and_distractors(
-        pool, [oracle], 3, seed=1, answers=lambda other: False, room=150
-    )
-    assert sum(len(b.source_code) for b in small) <= 150
 
+    def taken(count: int = 3, room: float = 10_000, answering: bool = False) -> list[CodeBlock]:
+        oracles, found = retrieve_oracle_and_distractors(
+            pool, [oracle], count, seed=1, answers=lambda other: answering, room=room
+        )
+        assert oracles == [oracle]
+        return found
 
-def test_the_class_of_a_method_is_no_distractor_for_it() -> None:
-    cart, add = block("cart.py::Cart"), block("cart.py::Cart.add")
-    assert overlap(cart, add) and overlap(add, cart)
-    assert also_answers(fact("location", "cart.py::Cart.add", "`x`"), [add], cart)
+    assert len(taken()) == 3
+    assert {b.qualified_name for b in taken()} & {"Store.add", "Report.add"}
+    assert taken(answering=True) == [] == taken(0)
+    assert sum(len(b.source_code) for b in taken(room=150)) <= 150
+    first = taken(1)[0]
+    _, apart = retrieve_oracle_and_distractors(
+        pool, [oracle], 1, seed=1, answers=lambda other: False, room=10_000, apart=[first]
+    )
+    assert apart and not overlap(apart[0], first)
 
 
 # -- splits ------------------------------------------------------------------------------------
@@ -633,14 +375,147 @@ def test_files_are_split_whole_and_by_share(
             assert held[split] == 0
 
 
-def test_code_that_stands_in_two_splits_is_not_trained_on() -> None:
+def test_copies_are_asked_about_once() -> None:
     files = {f"m{n}.py": SHOP["shop/prices.py"] for n in range(4)} | SHOP
     blocks = blocks_of(files)
-    used = raft()
-    made = build_dataset(blocks, used)
-    assert_invariants(made, blocks, used)
-    splits = assign_splits(blocks, used.valid_share, used.test_share, used.seed)
-    assert made.skipped.get("content_in_held_out", 0) == len(shared_content(blocks, splits)) > 0
+    made = build_dataset(blocks, raft())
+    assert_invariants(made, raft())
+    assert made.skipped["copy_of_another"] == 12
+    assert len({d.content_hash for d in made.documents}) == len(made.documents)
+
+
+def test_near_copies_stay_in_the_split_that_has_most_of_them() -> None:
+    body = "".join(f"    total += weight_{n} * price_{n}\n" for n in range(20))
+    files = {f"m{n}.py": f"def sum_{n}(total):\n{body}    return total\n" for n in range(9)}
+    files["other.py"] = "def other(x):\n    return [x]\n"
+    blocks = blocks_of(files)
+    families = near_copies(blocks)
+    assert len(set(families[:9])) == 1 and families[9] != families[0]
+    splits: dict[str, Split] = {b.path: "train" for b in blocks}
+    splits["m0.py"], splits["m1.py"] = "test", "valid"
+    assert leaking(blocks, splits, families) == {"m0.py::sum_0", "m1.py::sum_1"}
+    two = [blocks[0], blocks[2]]
+    assert leaking(two, splits, [0, 0]) == {"m2.py::sum_2"}
+    made = build_dataset(blocks, raft())
+    assert_invariants(made, raft())
+    assert made.skipped["near_copy_in_other_split"] >= 1
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(0, 30), min_size=60, max_size=60), st.integers(1, 12))
+def test_every_nearly_equal_pair_is_of_one_family(words: list[int], changes: int) -> None:
+    lines = [f"word{n} = {n}" for n in words]
+    texts = []
+    for change in range(changes):
+        changed = list(lines)
+        changed[change * 3 % 60] = f"other{change} = 0"
+        texts.append("\n".join(changed))
+    blocks = [
+        BLOCKS[0].model_copy(update={"id": str(n), "source_code": text})
+        for n, text in enumerate(texts)
+    ]
+    families = near_copies(blocks)
+    for one, first in zip(blocks, families, strict=True):
+        for other, second in zip(blocks, families, strict=True):
+            a, b = shingles(one.source_code), shingles(other.source_code)
+            assert first == second or len(a & b) < 0.9 * len(a | b)
+
+
+def test_the_code_of_near_copies_is_asked_for_once() -> None:
+    body = "".join(f"    total += weight_{n} * price_{n}\n" for n in range(12))
+    doc = '    """Add the weighted prices to a total."""\n'
+    text = "".join(f"def sum_{n}(total):\n{doc}{body}    return total\n\n\n" for n in range(6))
+    made = build_dataset(blocks_of({"a.py": text}), raft(code_share=1.0))
+    assert sum(e.fact.kind == "code" for e in made.examples) == 1
+
+
+def test_further_files_go_where_most_of_what_they_test_is() -> None:
+    splits: dict[str, Split] = {"a.py": "train", "b.py": "test", "c.py": "valid"}
+    uses = [("t.py", "a.py"), ("t.py", "b.py"), ("t.py", "b.py"), ("u.py", "c.py"),
+            ("u.py", "a.py"), ("a.py", "b.py")]  # fmt: skip
+    assert follow(splits, uses) == {"t.py": "test", "u.py": "train"}
+
+
+# -- bad input ---------------------------------------------------------------------------------
+
+
+def test_a_single_block_is_trained_on_without_distractors() -> None:
+    made = build_dataset([block("prices.py::parse_price")], raft())
+    assert_invariants(made, raft())
+    assert made.counts()[1] == {"train": len(made.examples), "valid": 0, "test": 0}
+    assert len(made.examples) == 6 and not any(e.distractor_ids for e in made.examples)
+    assert made.skipped["no_distractor"] >= 1
+
+
+def test_ten_thousand_identical_blocks_are_one() -> None:
+    one = block("prices.py::parse_price")
+    many = [one.model_copy(update={"id": f"m{n}.py::p", "path": f"m{n}.py"}) for n in range(10_000)]
+    made = build_dataset(many, raft())
+    assert made.skipped["copy_of_another"] == 9_999
+    assert len(made.documents) == 1 and len(made.examples) == 6
+
+
+def test_blocks_without_facts_are_counted_beside_those_that_have_some() -> None:
+    empty = block("mail.py::post").model_copy(
+        update={"id": "e", "block_type": "module", "path": "e.py", "name": "e",
+                "qualified_name": "e", "docstring": "", "signature": "", "source_code": "x\n",
+                "content_hash": "e", "metadata": {}}
+    )  # fmt: skip
+    made = build_dataset([*BLOCKS, empty], raft())
+    assert made.skipped["block_without_facts"] == 1
+    with pytest.raises(BadInput, match="No example"):
+        build_dataset([empty], raft())
+
+
+def test_every_language_gives_examples() -> None:
+    loaded = load_settings()
+    one = loaded.mining.model_copy(update={"workers": 1, "require_docstring": False})
+    mined = parse_repository(FIXTURES / "languages", loaded.model_copy(update={"mining": one}))
+    made = build_dataset(mined.blocks, raft(), others=mined.rejected)
+    assert_invariants(made, raft())
+    asked = {d.language for d in made.documents if any(e.fact.block == d.id for e in made.examples)}
+    assert asked == set(mined.languages)
+
+
+def test_progress_is_told_to_the_end() -> None:
+    told: list[tuple[int, int]] = []
+    build_dataset(BLOCKS, raft(), progress=lambda done, total: told.append((done, total)))
+    assert [done for done, _ in told] == list(range(1, 2 * len(BLOCKS) + 1))
+    assert {total for _, total in told} == {2 * len(BLOCKS)}
+
+
+# What is never asked without documents.
+OPEN = {"location", "usage", "code", "base_location", "overrides", "callers", "tests"}
+OPEN |= {f"callee_{what}" for what in ("location", "signature", "raises", "default", "purpose")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_all"),
+    [
+        ({"closed_book_share": 1.0}, lambda e: e.closed_book or e.fact.kind in OPEN),
+        ({"closed_book_share": 0.0, "code_share": 0.0}, lambda e: not e.closed_book),
+        ({"code_share": 0.0}, lambda e: e.fact.kind not in ("code", "usage")),
+        ({"distractors": 0, "oracle_absent_share": 0.0}, lambda e: not e.distractor_ids),
+        ({"distractors": 1}, lambda e: len(e.distractor_ids) <= 3),
+        ({"distractors": 5}, lambda e: len(e.distractor_ids) <= 6),
+    ],
+)
+def test_the_ends_of_the_settings(changes: dict[str, Any], of_all: Any) -> None:
+    made = build_dataset(BLOCKS, raft(**changes))
+    assert_invariants(made, raft(**changes)) if "distractors" not in changes else None
+    assert made.examples and all(of_all(example) for example in made.examples)
+
+
+def test_code_is_written_in_no_more_than_the_wanted_share() -> None:
+    made = build_dataset(
+        BLOCKS, raft(code_share=0.3, closed_book_share=0.0, oracle_absent_share=0.0)
+    )
+    train = [e for e in made.examples if e.split == "train"]
+    written = [e for e in train if e.fact.kind in ("code", "usage")]
+    assert {e.fact.kind for e in written} == {"code", "usage"}
+    assert 0.1 * len(train) < len(written) <= round(0.3 * len(train))
+    every = build_dataset(BLOCKS, raft(code_share=1.0, examples_per_block=1))
+    assert Counter(e.fact.kind in ("code", "usage") for e in every.examples)[True] >= 5
 
 
 # -- the skill ---------------------------------------------------------------------------------
@@ -704,7 +579,7 @@ def test_a_request_overrides_the_settings(tmp_path: Path) -> None:
     flat = synthesize(
         SynthesizeRequest(corpus=corpus, distractors=0, oracle_absent_share=0), context
     )
-    assert flat.difficulty["medium"] == 0
+    assert flat.difficulty["hard"] == 0
     assert flat.dataset_id != few.dataset_id
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from raft_blocks import SHOP, blocks_of
 
 from forge_mcp.retrieval import Retriever, subtokens
+from forge_mcp.retrieval.text import CODE_PARTS, naturalised, terms
 
 BLOCKS = blocks_of(SHOP)
 
@@ -21,7 +22,9 @@ BLOCKS = blocks_of(SHOP)
         ("snake_case __dunder__", ["snake", "case", "dunder"]),
         ("MAX_SIZE = 10", ["max", "size", "10"]),
         ("", []),
-        ("→ äöü", []),
+        ("→ !?", []),
+        ("Größe getÖffnung äöü2 Σύνολο", ["größe", "get", "öffnung", "äöü", "2", "σύνολο"]),
+        ("数据 переменная", ["数据", "переменная"]),
     ],
 )
 def test_subtokens_split_identifiers(text: str, expected: list[str]) -> None:
@@ -34,6 +37,24 @@ def test_subtokens_are_lower_case_parts_of_the_text(text: str) -> None:
     for token in subtokens(text):
         assert token == token.lower()
         assert token in text.lower()
+
+
+def test_terms_are_stemmed_and_tell_something() -> None:
+    assert terms("the cached Handlers that handle") == ["cach", "handler", "handl"]
+    assert terms("What does it return?") == ["return"]
+
+
+def test_naturalised_text_says_where_and_what() -> None:
+    block = next(block for block in BLOCKS if block.qualified_name == "Store.load")
+    head, docs, code = naturalised(block).split("\n")
+    assert head == "store load (shop store)"
+    assert docs == block.docstring
+    assert code.startswith("def load self encoding str utf 8 dict read all carts")
+    long = block.model_copy(update={"source_code": block.source_code + "\nx = y" * 500})
+    *_, code = naturalised(long).split("\n")
+    assert len(code.split()) == CODE_PARTS + len(subtokens(block.docstring))
+    bare = block.model_copy(update={"path": "Makefile", "docstring": ""})
+    assert naturalised(bare).startswith("store load (makefile)\ndef load")
 
 
 def test_a_qualified_name_is_found_first() -> None:
@@ -67,6 +88,34 @@ def test_ranks_agree_with_the_search() -> None:
             assert retriever.rank(query, block.id) == place
     assert retriever.rank("zzzz", BLOCKS[0].id) is None
     assert retriever.rank("price", "no such block") is None
+
+
+def test_many_queries_give_what_one_gives() -> None:
+    retriever = Retriever(BLOCKS)
+    queries = ["add an item", "add an item", "price", "zzzz", "`add`", "price"]
+    ids = [BLOCKS[n].id for n in (0, 1, 2, 3, 4)] + ["no such block"]
+    assert retriever.ranks(queries, ids) == [
+        retriever.rank(query, name) for query, name in zip(queries, ids, strict=True)
+    ]
+    assert retriever.search_many(queries, 3) == [retriever.search(q, 3) for q in queries]
+    assert retriever.ranks([], []) == []
+    with pytest.raises(ValueError, match="zip"):
+        retriever.ranks(queries, ids[:2])
+
+
+def test_stop_words_find_nothing() -> None:
+    assert Retriever(BLOCKS).search("What does it do with the", 3) == []
+
+
+def test_a_hundred_thousand_ranks_take_a_minute_at_most() -> None:
+    many = [
+        block.model_copy(update={"id": f"{n}:{block.id}"}) for n in range(450) for block in BLOCKS
+    ]  # 9,000
+    retriever = Retriever(many)
+    queries = [f"Which exceptions does `{b.qualified_name}` in {b.path} raise?" for b in BLOCKS]
+    begin = time.process_time()
+    retriever.ranks(queries * 10, [block.id for block in many[: 10 * len(queries)]])
+    assert (time.process_time() - begin) / (10 * len(queries)) * 100_000 < 60
 
 
 def test_equal_scores_keep_the_order_of_the_blocks() -> None:

@@ -7,6 +7,7 @@ import inspect
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ SPECIFIED = {
 RESULT_KEYS = {
     "extract": "corpus_id path files blocks rejected languages skipped_files secrets_redacted",
     "synthesize": "dataset_id path examples preferences difficulty splits skipped",
+    "list_question_tasks": "dataset_id total rules tasks next",
+    "submit_examples": "dataset_id path accepted refused refused_reasons examples",
     "validate": "dataset_id passed quality_score metrics dropped report",
     "train": "run_id path steps train_loss valid_loss tokens_per_second peak_memory_bytes "
     "stopped_early",
@@ -64,7 +67,8 @@ def test_every_module_declares_its_skill() -> None:
     assert set(skills()) == set(RESULT_KEYS)
     for module in MODULES:
         assert importlib.import_module(f"forge_mcp.pipeline.{module}")
-        assert module in skills()
+        declared = {one.function.__module__ for one in skills().values()}
+        assert f"forge_mcp.pipeline.{module}" in declared
 
 
 def test_what_may_take_long_is_a_job() -> None:
@@ -200,8 +204,12 @@ def known_words() -> set[str]:
     """Every tool, request field and result key that a text may name in back-ticks."""
     words: set[str] = set(skills())
     for skill in skills().values():
-        words |= set(skill.request.model_fields) | {"project"}
-        words |= {field.alias or name for name, field in skill.result.model_fields.items()}
+        words |= {"project"}
+        for model in (skill.request, skill.result):
+            words |= {field.alias or name for name, field in model.model_fields.items()}
+            for field in model.model_fields.values():  # rows of a list have names too
+                for row in typing.get_args(field.annotation):
+                    words |= set(getattr(row, "model_fields", ()))
     return words
 
 

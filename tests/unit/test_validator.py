@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,20 @@ from forge_mcp.quality import (
     Validation,
     generate_quality_report,
     report_json,
-    save_histogram,
     score_data_quality,
     score_example,
     validate_code_block,
     validate_dataset,
     validate_raft_example,
 )
-from forge_mcp.quality.checks import reason_of
-from forge_mcp.quality.duplicates import find_duplicates, shingles
-from forge_mcp.quality.scores import WEIGHTS, split_retrievers
-from forge_mcp.quality.validator import leaked_documents
+from forge_mcp.quality.among import leaking
+from forge_mcp.quality.duplicates import bands, find_duplicates, normalised, shingles
+from forge_mcp.quality.plots import part_histograms, score_histogram
+from forge_mcp.quality.reasons import reason_of
+from forge_mcp.quality.relevance import split_retrievers
+from forge_mcp.quality.scores import WEIGHTS
 from forge_mcp.raft import Dataset, build_dataset, chat_row
 from forge_mcp.schemas.code_blocks import CodeBlock
-from forge_mcp.schemas.prompt import quote
 from forge_mcp.schemas.raft_examples import SPLITS, Fact, RaftExample
 from forge_mcp.settings import QualitySettings, load_settings
 from forge_mcp.workspace import Workspace, hash_inputs, write_jsonl
@@ -117,55 +117,6 @@ def test_generated_examples_are_valid(dataset: Dataset, documents: dict[str, Cod
         assert validate_raft_example(example, documents) == (True, [])
 
 
-Change = Callable[[RaftExample], dict[str, Any]]
-
-SPOILT: list[tuple[str, Change]] = [
-    ("unverified_quote", lambda e: {"reasoning": f"It says {quote('never written anywhere')}."}),
-    ("no_quote", lambda e: {"reasoning": "Because I say so."}),
-    ("no_reasoning", lambda e: {"reasoning": "  "}),
-    ("unstated_fact", lambda e: {"final_answer": "`something else`"}),
-    ("false_fact", lambda e: {"fact": e.fact.model_copy(update={"value": "`never()`"})}),
-    ("false_fact", lambda e: {"fact": e.fact.model_copy(update={"kind": "no such kind"})}),
-    ("empty_text", lambda e: {"question": ""}),
-    ("empty_text", lambda e: {"final_answer": " "}),
-    ("no_oracle", lambda e: {"oracle_ids": []}),
-    ("repeated_document", lambda e: {"distractor_ids": [*e.distractor_ids, e.oracle_ids[0]]}),
-    ("repeated_document", lambda e: {"distractor_ids": e.distractor_ids * 2}),
-    ("missing_document", lambda e: {"distractor_ids": ["gone.py::f"]}),
-    ("missing_document", lambda e: {"oracle_ids": ["gone.py::f"]}),
-    ("answer_length", lambda e: {"reasoning": e.reasoning + " and so on" * 300}),
-    ("markers", lambda e: {"reasoning": f"{e.reasoning} <ANSWER>: no"}),
-    ("quote_of_absent", lambda e: {"oracle_absent": True}),
-]
-
-
-@pytest.mark.parametrize(("reason", "change"), SPOILT)
-def test_a_spoilt_example_is_refused_and_scores_nothing(
-    reason: str, change: Change, dataset: Dataset, documents: dict[str, CodeBlock]
-) -> None:
-    good = plain(dataset)
-    bad = good.model_copy(update=change(good))
-    valid, messages = validate_raft_example(bad, documents)
-    assert not valid
-    assert reason in [reason_of(message) for message in messages]
-    retriever = split_retrievers(dataset.examples, documents)["train"]
-    assert score_example(good, documents, retriever).value > 0.6
-    assert score_example(bad, documents, retriever).value == 0.0
-
-
-def test_a_distractor_that_answers_is_found(
-    dataset: Dataset, documents: dict[str, CodeBlock]
-) -> None:
-    good = plain(dataset)
-    oracle = documents[good.oracle_ids[0]]
-    twin = oracle.model_copy(update={"id": "copy.py::twin", "path": "copy.py"})
-    bad = good.model_copy(update={"distractor_ids": [twin.id]})
-    more = documents | {twin.id: twin}
-    assert [reason_of(m) for m in validate_raft_example(bad, more)[1]] == ["answering_distractor"]
-    retriever = split_retrievers(dataset.examples, documents)["train"]
-    assert score_example(bad, more, retriever).irrelevance == 0.0
-
-
 # -- duplicates --------------------------------------------------------------------------------
 
 
@@ -175,6 +126,25 @@ def test_repeated_texts_point_to_the_first() -> None:
     assert find_duplicates(texts, 0.9) == {2: 0, 3: 0, 5: 4}
     assert find_duplicates(texts, 1.0) == {2: 0, 5: 4}
     assert find_duplicates([], 0.9) == {}
+    assert find_duplicates(texts, 0.9, topics=range(6)) == {2: 0, 5: 4}
+
+
+def test_case_and_brackets_matter_in_code_only() -> None:
+    overloads = ["What is `f(Object)`?", "What is `f(object)`?", "What is `f(object[])`?"]
+    assert find_duplicates([*overloads, "what  IS `f(Object)`?"], 0.9) == {3: 0}
+
+
+def test_near_copies_among_many_texts_are_found() -> None:
+    words = [f"word{n}" for n in range(3000)]
+    texts = [" ".join(words[n : n + 60]) for n in range(0, 2900, 10)]
+    copies = [f"{text} again" for text in texts]
+    found = find_duplicates([*texts, *copies], 0.9)
+    assert found == {len(texts) + n: n for n in range(len(texts))}
+
+
+@pytest.mark.parametrize(("threshold", "number"), [(0.9, 16), (0.7, 32), (0.5, 64), (1.0, 8)])
+def test_as_many_bands_as_the_threshold_needs(threshold: float, number: int) -> None:
+    assert bands(threshold) == number
 
 
 @settings(deadline=None, max_examples=40)
@@ -187,10 +157,10 @@ def test_duplicates_agree_with_the_definition(texts: list[str], threshold: float
     for later, first in found.items():
         assert first < later and first not in found
         one, other = shingles(texts[first]), shingles(texts[later])
-        same = " ".join(texts[first].lower().split()) == " ".join(texts[later].lower().split())
+        same = normalised(texts[first]) == normalised(texts[later])
         assert same or len(one & other) / len(one | other) >= threshold
-    kept = [text for index, text in enumerate(texts) if index not in found]
-    assert len({" ".join(text.lower().split()) for text in kept}) == len(kept)
+    kept = [normalised(text) for index, text in enumerate(texts) if index not in found]
+    assert len(set(kept)) == len(kept)
 
 
 # -- scores ------------------------------------------------------------------------------------
@@ -200,15 +170,19 @@ def test_weights_add_up_to_one() -> None:
     assert sum(WEIGHTS.values()) == pytest.approx(1.0)
 
 
-def test_good_data_scores_between_070_and_095(
+def test_good_data_scores_between_070_and_090(
     dataset: Dataset, documents: dict[str, CodeBlock]
 ) -> None:
-    found = score_data_quality(dataset.examples, documents)
-    assert 0.70 <= found["overall"] <= 0.95
-    assert all(0.0 <= value <= 1.0 for value in found.values())
-    assert found["relevance"] > 0.9
-    assert found["distractor_irrelevance"] > 0.7
-    assert found["difficulty_balance"] > 0.8
+    found = validate_dataset(dataset.examples, documents, quality())
+    values = [judged.score.value for judged in found.judged]
+    assert min(values) >= 0.6
+    assert sum(0.7 <= value <= 0.9 for value in values) >= 0.9 * len(values)
+    dimensions = score_data_quality(dataset.examples, documents)
+    assert dimensions == found.before
+    assert all(0.0 <= value <= 1.0 for value in dimensions.values())
+    assert dimensions["relevance"] > 0.95
+    assert dimensions["distractor_irrelevance"] > 0.7
+    assert dimensions["difficulty_balance"] > 0.8
 
 
 def test_scores_of_nothing_and_of_one(dataset: Dataset, documents: dict[str, CodeBlock]) -> None:
@@ -254,26 +228,10 @@ def test_a_good_dataset_passes(dataset: Dataset, documents: dict[str, CodeBlock]
     assert seen[-1] == (len(dataset.examples), len(dataset.examples))
 
 
-def test_bad_examples_are_dropped_and_the_good_ones_stay(
-    dataset: Dataset, documents: dict[str, CodeBlock]
-) -> None:
-    good = plain(dataset)
-    spoilt = [
-        good.model_copy(
-            update={"id": f"bad-{n}", "question": f"{good.question} {n}"} | change(good)
-        )
-        for n, (_, change) in enumerate(SPOILT)
-    ]
-    clean = validate_dataset(dataset.examples, documents, quality())
-    mixed = validate_dataset([*dataset.examples, *spoilt], documents, quality())
-    assert [e.id for e in mixed.kept] == [e.id for e in clean.kept]
-    assert {reason for reason, _ in SPOILT} <= set(mixed.dropped)
-
-
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"min_quality_score": 0.99}, "low_quality"),
+        ({"min_quality_score": 0.9}, "low_quality"),
         ({"max_distractor_relevance": 0.0}, "high_distractor_relevance"),
     ],
 )
@@ -288,11 +246,21 @@ def test_thresholds_filter(
     assert found.metrics.valid_examples < len(dataset.examples)
 
 
-def test_low_relevance_is_dropped(dataset: Dataset, documents: dict[str, CodeBlock]) -> None:
-    vague = [e.model_copy(update={"question": f"Q{n}?"}) for n, e in enumerate(dataset.examples)]
-    found = validate_dataset(vague, documents, quality())
-    assert found.dropped["low_oracle_relevance"] > 0.9 * len(vague)
-    assert not found.passed
+def test_what_retrieval_does_not_find_is_dropped(
+    dataset: Dataset, documents: dict[str, CodeBlock]
+) -> None:
+    # The question says more of another definition than of the one it asks about.
+    good = next(
+        e
+        for e in dataset.examples
+        if e.fact.kind == "purpose" and e.fact.block == "shop/cart.py::Cart"
+    )
+    vague = good.model_copy(
+        update={"id": "vague", "question": "What is Cart for, beside `Store.add` and `Store.load`?"}
+    )
+    found = validate_dataset([*dataset.examples, vague], documents, quality(min_oracle_relevance=1))
+    assert found.judged[-1].reasons == ["low_oracle_relevance"]
+    assert 0.0 < found.judged[-1].score.relevance < 1.0
 
 
 def test_a_duplicate_across_splits_is_dropped_from_training(
@@ -310,16 +278,98 @@ def test_a_duplicate_across_splits_is_dropped_from_training(
     assert found.metrics.duplicate_rate == pytest.approx(2 / (len(dataset.examples) + 2))
 
 
-def test_documents_of_two_splits_are_a_leak(
+def test_a_row_with_documents_of_another_split_is_dropped(
     dataset: Dataset, documents: dict[str, CodeBlock]
 ) -> None:
-    assert leaked_documents(dataset.examples, documents) == []
-    moved = plain(dataset).model_copy(update={"split": "test", "question": "Another `add`?"})
-    both = [*dataset.examples, moved]
-    assert set(leaked_documents(both, documents)) >= set(moved.oracle_ids)
-    found = validate_dataset(both, documents, quality(min_oracle_relevance=0.0))
-    assert not found.passed
-    assert any("also trained on" in reason for reason in found.reasons)
+    assert leaking(dataset.examples, documents) == {}
+    moved = plain(dataset).model_copy(update={"id": "moved", "split": "test", "author": "hand"})
+    found = validate_dataset([*dataset.examples, moved], documents, quality())
+    assert found.judged[-1].reasons[-1] == "split_leak"
+    assert found.dropped["split_leak"] == 1
+    assert found.before["leak_rate"] > 0 == found.after["leak_rate"]
+
+
+def test_code_that_is_held_out_elsewhere_is_not_trained_on(
+    dataset: Dataset, documents: dict[str, CodeBlock]
+) -> None:
+    example = plain(dataset)
+    oracle = documents[example.oracle_ids[0]]
+    held = next(e for e in dataset.examples if e.split == "test" and not e.closed_book)
+    shown = documents[held.oracle_ids[0]]
+    copy = oracle.model_copy(
+        update={"content_hash": shown.content_hash, "source_code": shown.source_code}
+    )
+    found = leaking(dataset.examples, documents | {oracle.id: copy})
+    index = dataset.examples.index(example)
+    assert "is held out" in found[index]
+
+
+def test_a_broken_row_does_not_drag_a_good_one_down(
+    dataset: Dataset, documents: dict[str, CodeBlock]
+) -> None:
+    good = plain(dataset)
+    other = good.fact.model_copy(update={"value": "`never()`"})
+    broken = good.model_copy(update={"fact": other, "split": "train"})
+    found = validate_dataset([broken, *dataset.examples], documents, quality())
+    assert [e.id for e in found.kept] == [e.id for e in dataset.examples]
+    assert found.judged[0].score.messages[0].startswith("false_fact")
+
+
+def test_the_same_question_in_nearly_the_same_words_is_a_repeat(
+    dataset: Dataset, documents: dict[str, CodeBlock]
+) -> None:
+    good = plain(dataset)
+    again = good.question[0].lower() + good.question[1:]
+    near = good.model_copy(update={"id": "near", "question": f"Please, {again}"})
+    found = validate_dataset([*dataset.examples, near], documents, quality())
+    assert found.dropped == {"duplicate": 1} and found.judged[-1].reasons == ["duplicate"]
+
+
+def test_one_question_with_two_answers_is_dropped(
+    dataset: Dataset, documents: dict[str, CodeBlock]
+) -> None:
+    pair = [e for e in dataset.examples if e.fact.kind == "purpose" and not e.oracle_absent][:2]
+    ask = "What do these do, `{}` and `{}`?".format(*(documents[e.fact.block].name for e in pair))
+    both = [e.model_copy(update={"id": f"{e.id}-2", "question": ask}) for e in pair]
+    found = validate_dataset([*dataset.examples, *both], documents, quality())
+    assert found.dropped == {"conflicting_answers": 2}
+
+
+def test_held_out_closed_book_rows_ask_about_what_is_trained_on(
+    dataset: Dataset, documents: dict[str, CodeBlock]
+) -> None:
+    held = [e for e in dataset.examples if e.closed_book and e.split == "test"]
+    assert held
+    untrained = [e for e in dataset.examples if e.split != "train"]
+    found = validate_dataset(untrained, documents, quality())
+    assert found.dropped["untrained_closed_book"] >= len(held)
+
+
+def test_a_repeated_id_is_dropped(dataset: Dataset, documents: dict[str, CodeBlock]) -> None:
+    one, other = [e for e in dataset.examples if e.split == "train"][:2]
+    rows = [e if e is not other else e.model_copy(update={"id": one.id}) for e in dataset.examples]
+    assert validate_dataset(rows, documents, quality()).dropped == {"repeated_id": 1}
+
+
+def test_humaneval_is_looked_for_where_it_is_given(
+    dataset: Dataset, documents: dict[str, CodeBlock], tmp_path: Path
+) -> None:
+    oracle = documents[plain(dataset).oracle_ids[0]]
+    problem = {"prompt": oracle.source_code, "canonical_solution": "    return 1\n"}
+    file = tmp_path / "HumanEval.jsonl.gz"
+    file.write_bytes(gzip.compress(json.dumps(problem).encode() + b"\n"))
+    found = validate_dataset(dataset.examples, documents, quality(humaneval_path=str(file)))
+    assert found.metrics.contaminated_examples == found.dropped["contaminated"] > 0
+    assert not any(
+        oracle.id in (*e.oracle_ids, *e.distractor_ids) and not e.closed_book for e in found.kept
+    )
+    text = generate_quality_report(found, title="x", thresholds={})
+    assert f"{found.dropped['contaminated']} held a HumanEval problem." in text
+    clean = validate_dataset(dataset.examples, documents, quality())
+    assert clean.metrics.contaminated_examples is None
+    assert "HumanEval was not looked for" in generate_quality_report(
+        clean, title="x", thresholds={}
+    )
 
 
 def test_secrets_are_looked_for_again(dataset: Dataset, documents: dict[str, CodeBlock]) -> None:
@@ -361,7 +411,7 @@ def test_the_report_tells_what_is_wrong_and_what_to_do(mixed: Validation) -> Non
     assert text.startswith("# Data quality of ds-shop: passed")
     for heading in ("Before and after", "Failure modes", "Worst examples", "Thresholds"):
         assert f"## {heading}" in text
-    assert "false fact" in text and "make it again with synthesize" in text
+    assert "false fact" in text and "Make the dataset again with synthesize" in text
     assert "ex-bad" in text and "What \\| is `this`?" in text
     assert "![Histogram of the scores](quality.png)" in text
     assert "quality.png" not in generate_quality_report(
@@ -376,12 +426,13 @@ def test_a_refusal_stands_on_top(dataset: Dataset, documents: dict[str, CodeBloc
     assert "quality.min_examples" in text.splitlines()[1]
 
 
-def test_report_json_and_histogram(mixed: Validation, tmp_path: Path) -> None:
+def test_report_json_and_histograms(mixed: Validation) -> None:
     facts = report_json(mixed, dataset_id="ds-shop", thresholds={"min_examples": 20})
     assert json.loads(json.dumps(facts))["metrics"]["total_examples"] == len(mixed.judged)
     assert facts["worst"][0]["id"] == "ex-bad"
-    save_histogram(mixed, tmp_path / "quality.png")
-    assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
+    assert score_histogram(mixed.judged).startswith(b"\x89PNG")
+    assert part_histograms(mixed.judged).startswith(b"\x89PNG")
+    assert score_histogram([]).startswith(b"\x89PNG")
 
 
 # -- the skill ---------------------------------------------------------------------------------
@@ -404,7 +455,7 @@ def make_dataset(tmp_path: Path, **request: Any) -> tuple[SkillContext, str]:
 
 def test_validate_writes_a_new_dataset_and_a_report(tmp_path: Path) -> None:
     context, source = make_dataset(tmp_path)
-    result = validate(ValidateRequest(dataset=source, min_quality_score=0.85), context)
+    result = validate(ValidateRequest(dataset=source, min_quality_score=0.8), context)
     assert result.passed and result.reasons == [] and result.dataset_id != source
     assert result.dropped["low_quality"] > 0
     made = context.workspace.load(result.dataset_id, "dataset")
@@ -413,7 +464,7 @@ def test_validate_writes_a_new_dataset_and_a_report(tmp_path: Path) -> None:
     assert verdict["passed"] is True and verdict["report_id"] == result.report_id
     examples = [RaftExample.model_validate(row) for row in made.rows("examples.jsonl")]
     assert len(examples) == result.metrics.valid_examples
-    assert all(e.quality is not None and e.quality >= 0.85 for e in examples)
+    assert all(e.quality is not None and e.quality >= 0.8 for e in examples)
     documents = {r["id"]: CodeBlock.model_validate(r) for r in made.rows("documents.jsonl")}
     for split in SPLITS:
         expected = [chat_row(e, documents).model_dump() for e in examples if e.split == split]
@@ -426,6 +477,8 @@ def test_validate_writes_a_new_dataset_and_a_report(tmp_path: Path) -> None:
     assert Path(result.report) == report.file("report.md")
     assert json.loads(report.file("report.json").read_text())["passed"] is True
     assert report.file("quality.png").stat().st_size > 1000
+    assert report.file("report.html").read_text().startswith("<!doctype html>")
+    assert "Preference pairs: kept" in report.file("report.md").read_text()
 
 
 def test_validate_is_idempotent_and_survives_a_lost_dataset(tmp_path: Path) -> None:
@@ -465,14 +518,53 @@ def test_the_rows_keep_the_prompt_of_their_dataset(tmp_path: Path) -> None:
     assert "Another prompt." not in {row["messages"][0]["content"] for row in rows}
 
 
+def test_malformed_rows_are_left_out_and_reported(tmp_path: Path) -> None:
+    context, source = make_dataset(tmp_path)
+    artifact = context.workspace.load(source)
+    with context.workspace.stage("dataset", "shop") as staged:
+        for name in artifact.manifest.checksums:
+            text = artifact.file(name).read_text()
+            broken = '{"id": "no row"}\n' if name in ("examples.jsonl", "preferences.jsonl") else ""
+            (staged.path / name).write_text(broken + text)
+        written = staged.commit(
+            id=context.workspace.new_id("dataset", "shop", hash_inputs({"by": "hand"})),
+            inputs_hash=hash_inputs({"by": "hand"}),
+        )
+    result = validate(ValidateRequest(dataset=written.id), context)
+    assert result.passed and result.dropped == {"malformed": 1}
+    report = Path(result.report).read_text()
+    assert "examples.jsonl, line 1: malformed" in report and "malformed 1." in report
+
+
+def test_a_manifest_without_a_prompt_is_refused(tmp_path: Path) -> None:
+    context, source = make_dataset(tmp_path)
+    artifact = context.workspace.load(source)
+    with context.workspace.stage("dataset", "shop") as staged:
+        for name in artifact.manifest.checksums:
+            (staged.path / name).write_text(artifact.file(name).read_text())
+        made = staged.commit(
+            id=context.workspace.new_id("dataset", "shop", hash_inputs({"no": "prompt"})),
+            inputs_hash=hash_inputs({"no": "prompt"}),
+            settings={"system_prompt": 7},
+        )
+    with pytest.raises(CorruptArtifact, match="does not say its system prompt"):
+        validate(ValidateRequest(dataset=made.id), context)
+
+
 def test_bad_datasets_are_named(tmp_path: Path) -> None:
     context, source = make_dataset(tmp_path)
     with pytest.raises(NotFound, match="ds-nope-0000"):
         validate(ValidateRequest(dataset="ds-nope-0000"), context)
     file = context.workspace.load(source).file("examples.jsonl")
-    file.write_text(file.read_text().replace("train", "valid", 1))
-    with pytest.raises(CorruptArtifact, match=r"examples\.jsonl"):
+    text = file.read_text()
+    file.write_text(text.replace("train", "valid", 1))
+    with pytest.raises(CorruptArtifact, match=r"examples\.jsonl is not what was written"):
         validate(ValidateRequest(dataset=source), context)
+    lines = text.splitlines(keepends=True)
+    file.write_text("".join(lines[:4]) + lines[4][:50])
+    with pytest.raises(CorruptArtifact, match=r"Line 5 of examples\.jsonl is cut off"):
+        validate(ValidateRequest(dataset=source), context)
+    assert file.read_text().endswith(lines[4][:50])
 
 
 def test_the_result_is_json() -> None:

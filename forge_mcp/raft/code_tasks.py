@@ -1,0 +1,127 @@
+"""Code-writing rows: a header with its documentation is given, the whole definition is asked for.
+
+The documents beside it are what the code calls, so that it can be written from them; where it
+calls nothing of the repository the row is closed-book. The block itself is never shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from forge_mcp.raft.documents import overlap
+from forge_mcp.raft.facts import derive_kind
+from forge_mcp.raft.pairs import QAPair
+from forge_mcp.raft.phrases import CorpusNames, name_of, question
+from forge_mcp.raft.quotes import declaration
+from forge_mcp.raft.reasoning import listed, variant_of
+from forge_mcp.raft.verify import check
+from forge_mcp.schemas.code_blocks import CodeBlock
+from forge_mcp.schemas.prompt import escape, find_quote, quote
+from forge_mcp.schemas.raft_examples import Fact
+
+MAX_ANSWER = 1_200  # characters of a definition that is asked for
+MIN_BODY = 40  # characters that are to be written; less is no task
+MAX_SHOWN = 3  # documents to write it from
+MAX_DOCSTRING = 600
+
+
+def code_pair(
+    block: CodeBlock, callees: Sequence[CodeBlock], names: CorpusNames, seed: int
+) -> QAPair | None:
+    """The code-writing question on a block, or None where it makes no good one.
+
+    Args:
+        block: a documented function or method.
+        callees: blocks of its split that it calls; the first ones are its oracles.
+        names: of the whole corpus.
+        seed: of every draw.
+    """
+    facts = derive_kind(block, "code")
+    documented = 0 < len(block.docstring) <= MAX_DOCSTRING and '"""' not in block.docstring
+    if not facts or not documented or names.ambiguous(block):
+        return None
+    fact = facts[0]
+    start = stub(block)
+    body = len(fact.value) - len(block.signature) - len(block.docstring)
+    # What would be escaped in a prompt would be learnt as code with the backslash.
+    if len(fact.value) > MAX_ANSWER or body < MIN_BODY or "```" in fact.value:
+        return None
+    if escape(fact.value) != fact.value or fact.value in start or not check(fact, [block]):
+        return None
+    apart = [other for other in callees if not overlap(other, block)]
+    oracles = [other for other in apart if check(fact, [other])][:MAX_SHOWN]
+    variant = variant_of(fact, seed)
+    named = names.symbol(block)
+    reasoning = _reasoning(block, oracles)
+    if reasoning is None:
+        return None
+    return QAPair(
+        asking(fact, block, named, variant, start),
+        fact,
+        tuple(oracles) or (block,),
+        reasoning,
+        fenced(block),
+        named,
+        variant,
+        closed_book=not oracles,
+    )
+
+
+def asking(fact: Fact, block: CodeBlock, named: str, phrasing: int, start: str) -> str:
+    """The question: what is wanted, where it belongs, and how it begins."""
+    place = "" if named.endswith(")") else f" ({block.path})"
+    text = question(fact, f"{named}{place}", phrasing, block.language)
+    return f"{text}\n{fence(start, block.language)}"
+
+
+def stub(block: CodeBlock) -> str:
+    """The beginning of a definition: what stands above and in its header, and its documentation."""
+    source, signature = block.source_code, block.signature
+    at = source.find(signature)
+    above = source[:at] if at > 0 else ""
+    if block.language == "python":
+        margin = indentation(block) + "    "
+        first, *rest = block.docstring.split("\n")
+        quoted = "\n".join([first, *(margin + line if line else line for line in rest)])
+        closing = f'\n{margin}"""' if rest else '"""'
+        return f'{indentation(block)}{above}{signature}:\n{margin}"""{quoted}{closing}'
+    return f"{indentation(block)}{above}{signature}"
+
+
+def fenced(block: CodeBlock) -> str:
+    """The whole definition as it stands in its file, its first line indented as there."""
+    return fence(indentation(block) + block.source_code, block.language)
+
+
+def fence(code: str, language: str) -> str:
+    """Code in a Markdown fence."""
+    return f"```{language}\n{code}\n```"
+
+
+def indentation(block: CodeBlock) -> str:
+    """What stands before the first line of a block in its file; the block begins behind it."""
+    lines = block.source_code.split("\n")
+    if len(lines) == 1:
+        return ""
+    if block.language != "python":  # the closing brace or `end` stands below the first line
+        return lines[-1][: len(lines[-1]) - len(lines[-1].lstrip())]
+    at = block.source_code.find(block.signature)
+    below = block.source_code[at + len(block.signature) :].split("\n")[1:]
+    body = next((line for line in below if line.strip()), "")
+    margin = body[: len(body) - len(body.lstrip())]
+    depth = block.qualified_name.count(".")
+    return margin[: len(margin) * depth // (depth + 1)]
+
+
+def _reasoning(block: CodeBlock, oracles: Sequence[CodeBlock]) -> str | None:
+    """What the definition is written from, every document cited; None where one cannot be."""
+    place = f"`{name_of(block)}` belongs to {escape(block.path)}"
+    if not oracles:
+        return f"{place} and calls nothing else of the repository."
+    lines = [declaration(other) for other in oracles]
+    if not all(line and find_quote(escape(line), oracles) for line in lines):
+        return None
+    seen = [
+        f"`{name_of(o)}` with {quote(line or '')}" for o, line in zip(oracles, lines, strict=True)
+    ]
+    return f"{place}. It calls what the documents show: {listed(seen)}."
