@@ -45,23 +45,34 @@ def validate_code_block(
     Returns:
         (valid, messages).
     """
-    messages = []
-    size = len(block.source_code.strip())
-    if not size:
-        messages.append("empty_document: there is no code")
-    elif not MIN_SOURCE <= size <= MAX_SOURCE:
-        messages.append(f"document_length: {size} characters")
-    if hashlib.sha256(block.source_code.encode()).hexdigest() != block.content_hash:
-        messages.append("changed_document: its code is not what its hash says")
-    if block.end_line < block.start_line or block.end_byte < block.start_byte:
-        messages.append("document_place: it ends before it begins")
-    elif size and not _spans_its_lines(block):
-        messages.append("document_place: its lines are not those from its first to its last")
-    if size and block.language == "python" and not parses(block.source_code, "python"):
-        messages.append("invalid_code: Python cannot parse it")
+    place = (block.start_line, block.end_line, block.start_byte, block.end_byte)
+    spans = _spans_its_lines(block)
+    messages = list(
+        _code_faults(block.source_code, block.content_hash, block.language, place, spans)
+    )
     if require_docstring and not block.docstring.strip():
         messages.append("no_docstring: nothing says what it is for")
     return not messages, messages
+
+
+def _code_faults(
+    source: str, content_hash: str, language: str, place: tuple[int, int, int, int], spans: bool
+) -> Iterator[str]:
+    """What is wrong with a document's code and place; `spans` says that its lines are its own."""
+    size = len(source.strip())
+    start_line, end_line, start_byte, end_byte = place
+    if not size:
+        yield "empty_document: there is no code"
+    elif not MIN_SOURCE <= size <= MAX_SOURCE:
+        yield f"document_length: {size} characters"
+    if hashlib.sha256(source.encode()).hexdigest() != content_hash:
+        yield "changed_document: its code is not what its hash says"
+    if end_line < start_line or end_byte < start_byte:
+        yield "document_place: it ends before it begins"
+    elif size and not spans:
+        yield "document_place: its lines are not those from its first to its last"
+    if size and language == "python" and not parses(source, "python"):
+        yield "invalid_code: Python cannot parse it"
 
 
 def _spans_its_lines(block: CodeBlock) -> bool:
@@ -147,28 +158,20 @@ def _documents(example: RaftExample, documents: Mapping[str, CodeBlock]) -> Iter
 
 def document_faults(block: CodeBlock) -> tuple[str, ...]:
     """Why a document must not be shown; kept, because many rows show the same one."""
-    place = (block.start_line, block.end_line, block.start_byte, block.end_byte)
-    key = (block.content_hash, block.language, place, _spans_its_lines(block))
-    return _document_faults(key, block.path, block.source_code)
+    return _document_faults(
+        (block.content_hash, block.language, block.path),
+        (block.start_line, block.end_line, block.start_byte, block.end_byte),
+        _spans_its_lines(block),
+        block.source_code,
+    )
 
 
 @lru_cache(maxsize=65536)
 def _document_faults(
-    key: tuple[str, str, tuple[int, int, int, int], bool], path: str, source: str
+    identity: tuple[str, str, str], place: tuple[int, int, int, int], spans: bool, source: str
 ) -> tuple[str, ...]:
-    content_hash, language, (start_line, end_line, start_byte, end_byte), whole = key
-    block = CodeBlock.model_construct(
-        content_hash=content_hash,
-        language=language,
-        source_code=source,
-        docstring="",
-        start_line=start_line,
-        end_line=end_line,
-        start_byte=start_byte,
-        end_byte=end_byte,
-        metadata={} if not whole else {"secrets_redacted": 1},
-    )
-    _, messages = validate_code_block(block, require_docstring=False)
+    content_hash, language, path = identity
+    messages = list(_code_faults(source, content_hash, language, place, spans))
     if holds_secret(f"{path}\n{source}"):
         messages.append("secret: its code holds a credential")
     order = INJECTION.search(source)

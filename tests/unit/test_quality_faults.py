@@ -284,7 +284,8 @@ def test_every_reason_that_is_given_is_explained() -> None:
 
 def replaced(block: CodeBlock, source: str, **fields: Any) -> dict[str, CodeBlock]:
     digest = hashlib.sha256(source.encode()).hexdigest()
-    changes = {"source_code": source, "content_hash": digest} | fields
+    end = block.start_line + source.count("\n")
+    changes = {"source_code": source, "content_hash": digest, "end_line": end} | fields
     return DOCUMENTS | {block.id: block.model_copy(update=changes)}
 
 
@@ -394,7 +395,7 @@ def test_other_words_for_the_same_are_good(change: Change) -> None:
 
 
 def header() -> CodeBlock:
-    text = '"""What the shop sells."""\n\nimport os\nLIMIT = 20\n'
+    text = '"""What the shop sells."""\n\nimport os\nLIMIT = 20'
     return DOCUMENTS["shop/mail.py::post"].model_copy(
         update={
             "id": "shop/goods.py::<module>",

@@ -74,7 +74,9 @@ def plain(dataset: Dataset, **wanted: Any) -> RaftExample:
 
 def changed(block: CodeBlock, source: str, **fields: Any) -> CodeBlock:
     digest = hashlib.sha256(source.encode()).hexdigest()
-    return block.model_copy(update={"source_code": source, "content_hash": digest} | fields)
+    end = block.start_line + source.count("\n")
+    changes = {"source_code": source, "content_hash": digest, "end_line": end} | fields
+    return block.model_copy(update=changes)
 
 
 def test_mined_blocks_are_valid() -> None:
