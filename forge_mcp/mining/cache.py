@@ -81,6 +81,22 @@ class Names:
         """What other files see of it."""
         return FileTable.of(path, self.symbols, self.imports, self.rebound, self.public)
 
+    def to_json(self) -> bytes:
+        """As the cache and the spool keep them: far smaller than the objects."""
+        return to_json([self.symbols, self.imports, self.rejected, self.rebound, self.public])
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Names:
+        """Inverse of `to_json`."""
+        symbols, imports, rejected, rebound, public = from_json(data)
+        return cls(
+            [Symbol._make([*row[:-1], [Import(*one) for one in row[-1]]]) for row in symbols],
+            [Import(*row) for row in imports],
+            rejected,
+            rebound,
+            public,
+        )
+
     def digest(self) -> str:
         """Equal where other files see the same names."""
         seen = [symbol[:6] for symbol in self.symbols if symbol.kind != "module"]
@@ -135,21 +151,14 @@ class MiningCache:
             if isinstance(row[0], str) and row[0].partition(" ")[0] == _checksum(row[1:])
         }
 
-    def names(self, path: str) -> Names:
-        """What a file defines, uses and imports.
+    def names(self, path: str) -> bytes:
+        """What a file defines, uses and imports, as `Names.to_json` wrote it.
 
         Raises:
             DamagedRow: it is not what was written.
         """
         (data,) = self._blobs(path, "names")
-        symbols, imports, rejected, rebound, public = from_json(data)
-        return Names(
-            [Symbol._make([*row[:-1], [Import(*one) for one in row[-1]]]) for row in symbols],
-            [Import(*row) for row in imports],
-            rejected,
-            rebound,
-            public,
-        )
+        return data
 
     def lines(self, path: str) -> tuple[bytes, bytes]:
         """A file's lines of blocks.jsonl and of rejected.jsonl.
@@ -170,16 +179,13 @@ class MiningCache:
             raise DamagedRow(path)
         return tuple(row[1:])
 
-    def put(self, path: str, known: Known, names: Names, lines: tuple[bytes, bytes]) -> None:
-        """Keep a file that was mined or resolved anew."""
-        described = to_json(
-            [names.symbols, names.imports, names.rejected, names.rebound, names.public]
-        )
+    def put(self, path: str, known: Known, names: bytes, lines: tuple[bytes, bytes]) -> None:
+        """Keep a file that was mined or resolved anew; `names` as `Names.to_json` writes them."""
         row = (path, *(getattr(known, field) for field in Known.__slots__))
-        checksum = " ".join(map(_checksum, (row, (described,), lines)))
+        checksum = " ".join(map(_checksum, (row, (names,), lines)))
         self._database.execute(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*row, checksum, described, *lines),
+            (*row, checksum, names, *lines),
         )
 
     def touch(self, path: str, known: Known) -> None:
