@@ -301,7 +301,6 @@ def test_code_on_one_line(code: str, expected: str) -> None:
     assert one_line(code) == expected
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="ab .,(", min_size=1, max_size=400), st.data())
 def test_a_clipped_line_holds_what_it_must(text: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(text)))
@@ -476,7 +475,7 @@ def repositories(draw: st.DrawFn) -> dict[str, str]:
     return files
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     repositories(),
     st.integers(0, 10_000),
@@ -601,7 +600,6 @@ def test_the_class_of_a_method_is_no_distractor_for_it() -> None:
 # -- splits ------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 40), min_size=1, max_size=12),
     st.floats(0, 0.4),

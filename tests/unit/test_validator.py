@@ -177,7 +177,7 @@ def test_repeated_texts_point_to_the_first() -> None:
     assert find_duplicates([], 0.9) == {}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=12).map(" ".join), max_size=12),
     st.sampled_from([0.7, 0.9, 1.0]),
