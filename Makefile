@@ -6,8 +6,10 @@ QUESTION ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Two tests at a time, those of one file in their order; the files with the long ones come first.
+AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo test test-all lint format docs bench references nano clean
+.PHONY: install demo test test-all fuzz lint format docs bench references nano clean
 
 install: $(VENV)/.installed  ## The package and the tools of its developers, into .venv
 
@@ -20,11 +22,14 @@ demo: install  ## The whole line on REPO (this repository by default), then a qu
 	$(BIN)/python scripts/demo.py '$(REPO)' $(if $(QUESTION),--question '$(QUESTION)')
 
 test: install lint  ## Unit and integration tests, with coverage
-	$(BIN)/python -m pytest -m 'not e2e' --cov --cov-report=term --cov-report=xml
+	$(BIN)/python -m pytest -m 'not e2e' $(AT_ONCE) --cov --cov-report=term --cov-report=xml
 
-test-all: install  ## The same and the long ones: wheel in a clean environment, whole lines
+test-all: install  ## The long ones: wheel in a clean environment, whole lines
 	sh scripts/check_wheel.sh $(BIN)/python
 	$(BIN)/python -m pytest -m 'e2e' --timeout=1500
+
+fuzz: install  ## The property tests on examples that nobody has tried yet; make test has fixed ones
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=explore --timeout=3600
 
 lint: install  ## Style, types, generated files
 	$(BIN)/ruff check .

@@ -129,6 +129,7 @@ TASKS: dict[str, Task] = {
         languages=("typescript", "tsx"),
         packages=(
             Package("npm", "rxjs", "7.8.2", "package"),
+            Package("npm", "effect", "3.19.0", "package/src"),
             Package("npm", "zod", "4.6.7", "package"),
             Package("npm", "react-native-paper", "5.15.3", "package"),
         ),

@@ -16,7 +16,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic_core import from_json, to_json
 
@@ -26,14 +26,15 @@ from forge_mcp.mining.dependencies import FileTable
 from forge_mcp.mining.languages.base import Import
 
 VERSION = 2  # of this schema; the miner's own version is part of every row's key
-# With rowids: listing the files does not read the blobs that stand beside their columns.
+# Rows are found by number, without an index: in an index damage would go unseen.
 SCHEMA = """
 CREATE TABLE files (
-    path TEXT PRIMARY KEY, stamp TEXT, key TEXT, sha256 TEXT, language TEXT, skipped TEXT,
-    digest TEXT, counts BLOB, consulted BLOB, checksum TEXT, names BLOB, blocks BLOB, rejected BLOB
+    id INTEGER PRIMARY KEY, path TEXT, stamp TEXT, key TEXT, sha256 TEXT, language TEXT,
+    skipped TEXT, digest TEXT, counts BLOB, consulted BLOB, checksum TEXT, names BLOB, blocks BLOB,
+    rejected BLOB
 );
 """
-COLUMNS = re.findall(r"(\w+) (?:TEXT|BLOB)", SCHEMA)
+COLUMNS = re.findall(r"(\w+) (?:INTEGER|TEXT|BLOB)", SCHEMA)
 # A file that was changed less than this before it was read may be changed again within the same
 # tick of the file system's clock: its stamp says nothing.
 RACY_NANOSECONDS = 2_000_000_000
@@ -81,6 +82,22 @@ class Names:
         """What other files see of it."""
         return FileTable.of(path, self.symbols, self.imports, self.rebound, self.public)
 
+    def to_json(self) -> bytes:
+        """As the cache and the spool keep them: far smaller than the objects."""
+        return to_json([self.symbols, self.imports, self.rejected, self.rebound, self.public])
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Names:
+        """Inverse of `to_json`."""
+        symbols, imports, rejected, rebound, public = from_json(data)
+        return cls(
+            [Symbol._make([*row[:-1], [Import(*one) for one in row[-1]]]) for row in symbols],
+            [Import(*row) for row in imports],
+            rejected,
+            rebound,
+            public,
+        )
+
     def digest(self) -> str:
         """Equal where other files see the same names."""
         seen = [symbol[:6] for symbol in self.symbols if symbol.kind != "module"]
@@ -105,6 +122,7 @@ class MiningCache:
     def __init__(self, database: sqlite3.Connection, lock: FileLock) -> None:
         self._database = database
         self._lock = lock
+        self._ids: dict[str, int] = {}  # of the rows, by path
 
     @classmethod
     def open(cls, folder: Path, root: Path) -> MiningCache | None:
@@ -124,32 +142,30 @@ class MiningCache:
         return cls(database, lock)
 
     def files(self) -> dict[str, Known]:
-        """All files of the last run, by path; damaged rows are left out."""
+        """All files of the last run, by path; damaged rows are removed."""
         rows = self._database.execute(
-            "SELECT checksum, path, stamp, key, sha256, language, skipped, digest, counts, "
+            "SELECT id, checksum, path, stamp, key, sha256, language, skipped, digest, counts, "
             "consulted FROM files"
         )
-        return {
-            row[1]: Known(*row[2:])
-            for row in rows
-            if isinstance(row[0], str) and row[0].partition(" ")[0] == _checksum(row[1:])
-        }
+        known: dict[str, Known] = {}
+        damaged: list[tuple[int]] = []
+        for number, checksum, *row in rows:
+            if isinstance(checksum, str) and checksum.partition(" ")[0] == _checksum(row):
+                known[row[0]] = Known(*row[1:])
+                self._ids[row[0]] = number
+            else:
+                damaged.append((number,))
+        self._database.executemany("DELETE FROM files WHERE id = ?", damaged)
+        return known
 
-    def names(self, path: str) -> Names:
-        """What a file defines, uses and imports.
+    def names(self, path: str) -> bytes:
+        """What a file defines, uses and imports, as `Names.to_json` wrote it.
 
         Raises:
             DamagedRow: it is not what was written.
         """
         (data,) = self._blobs(path, "names")
-        symbols, imports, rejected, rebound, public = from_json(data)
-        return Names(
-            [Symbol._make([*row[:-1], [Import(*one) for one in row[-1]]]) for row in symbols],
-            [Import(*row) for row in imports],
-            rejected,
-            rebound,
-            public,
-        )
+        return data
 
     def lines(self, path: str) -> tuple[bytes, bytes]:
         """A file's lines of blocks.jsonl and of rejected.jsonl.
@@ -161,42 +177,46 @@ class MiningCache:
         return blocks, rejected
 
     def _blobs(self, path: str, columns: str) -> tuple[bytes, ...]:
-        row = self._database.execute(
-            f"SELECT checksum, {columns} FROM files WHERE path = ?",  # noqa: S608 - own words
-            (path,),
-        ).fetchone()
+        try:
+            row = self._database.execute(
+                f"SELECT checksum, {columns} FROM files WHERE id = ?",  # noqa: S608 - own words
+                (self._ids[path],),
+            ).fetchone()
+        except sqlite3.DatabaseError as error:
+            raise DamagedRow(path) from error
         at = 1 if columns == "names" else 2
         if row is None or str(row[0]).split(" ")[at : at + 1] != [_checksum(row[1:])]:
             raise DamagedRow(path)
         return tuple(row[1:])
 
-    def put(self, path: str, known: Known, names: Names, lines: tuple[bytes, bytes]) -> None:
-        """Keep a file that was mined or resolved anew."""
-        described = to_json(
-            [names.symbols, names.imports, names.rejected, names.rebound, names.public]
-        )
+    def put(self, path: str, known: Known, names: bytes, lines: tuple[bytes, bytes]) -> None:
+        """Keep a file that was mined or resolved anew; `names` as `Names.to_json` writes them."""
         row = (path, *(getattr(known, field) for field in Known.__slots__))
-        checksum = " ".join(map(_checksum, (row, (described,), lines)))
-        self._database.execute(
-            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*row, checksum, described, *lines),
+        checksum = " ".join(map(_checksum, (row, (names,), lines)))
+        done = self._database.execute(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (self._ids.get(path), *row, checksum, names, *lines),
         )
+        self._ids[path] = cast(int, done.lastrowid)
 
     def touch(self, path: str, known: Known) -> None:
         """The same content was found under another stamp."""
-        old = self._database.execute(
-            "SELECT checksum FROM files WHERE path = ?", (path,)
+        number = self._ids[path]
+        (old,) = self._database.execute(
+            "SELECT checksum FROM files WHERE id = ?", (number,)
         ).fetchone()
         row = (path, *(getattr(known, field) for field in Known.__slots__))
-        checksum = " ".join([_checksum(row), *old[0].split(" ")[1:]])
+        checksum = " ".join([_checksum(row), *old.split(" ")[1:]])
         self._database.execute(
-            "UPDATE files SET stamp = ?, checksum = ? WHERE path = ?",
-            (known.stamp, checksum, path),
+            "UPDATE files SET stamp = ?, checksum = ? WHERE id = ?",
+            (known.stamp, checksum, number),
         )
 
     def remove(self, paths: Iterable[str]) -> None:
         """Forget files."""
-        self._database.executemany("DELETE FROM files WHERE path = ?", [(path,) for path in paths])
+        self._database.executemany(
+            "DELETE FROM files WHERE id = ?", [(self._ids.pop(path),) for path in paths]
+        )
 
     def commit(self) -> None:
         """Keep everything since `open`."""

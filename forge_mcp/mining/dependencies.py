@@ -176,6 +176,7 @@ class Resolver:
         file = self.file(path)
         found = [file.dependencies(symbol) for symbol in symbols]
         self.consulted.discard(path)
+        file.outer.clear()  # most of what a resolver would hold, and hardly asked for again
         return found
 
 

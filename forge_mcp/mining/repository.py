@@ -16,13 +16,14 @@ import re
 import signal
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import cast
@@ -56,8 +57,9 @@ from forge_mcp.settings import MiningSettings, Settings, load_settings
 MINING_VERSION = 5
 PARALLEL_FROM_FILES = 200
 CHUNK_FILES = 25
+AHEAD = 4  # chunks a process, waiting or done
 
-NO_NAMES = Names([], [], [], [], None)
+NO_NAMES = Names([], [], [], [], None).to_json()
 
 Progress = Callable[[int, int, str], None]
 
@@ -80,13 +82,13 @@ class Counts:
 class FileResult:
     """What one file gave, or why it was skipped. It crosses a process border.
 
-    `rows` are JSON objects without `dependencies` and the closing brace. `unchanged`: the content
-    is that of the cache, and nothing else is given.
+    `names` are JSON, and so are `rows`, without `dependencies` and the closing brace. `unchanged`:
+    the content is that of the cache, and nothing else is given.
     """
 
     path: str
     known: Known
-    names: Names = NO_NAMES
+    names: bytes = NO_NAMES
     rows: tuple[bytes, ...] = ()
     unchanged: bool = False
 
@@ -122,7 +124,9 @@ class Mining:
         self.hashes: dict[str, str] = {}
         self.cache = cache
         self._known: dict[str, Known] = {}
-        self._new: dict[str, tuple[Known, Names, int, int]] = {}  # with its place in the spool
+        # With the place of its names and rows in the spool: the start, and where each ends.
+        self._new: dict[str, tuple[Known, int, int, int]] = {}
+        self._last: tuple[str, Names] | None = None  # names that were looked at
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._skipped: Counter[str] = Counter()
         self.only: set[str] | None = None  # the files whose lines are asked for; None: all
@@ -191,12 +195,22 @@ class Mining:
         return self._names(path).table(path)
 
     def _names(self, path: str) -> Names:
+        if self._last is None or self._last[0] != path:
+            self._last = path, Names.from_json(self._names_json(path))
+        return self._last[1]
+
+    def _names_json(self, path: str) -> bytes:
         if path not in self._new:
             try:
                 return self._cached.names(path)
             except DamagedRow:
                 self._mine_again(path)
-        return self._new[path][1]
+        _, start, end, _ = self._new[path]
+        return self._read(start, end)
+
+    def _read(self, start: int, end: int) -> bytes:
+        self._spool.seek(start)
+        return self._spool.read(end - start)
 
     def _cached_lines(self, resolver: Resolver, path: str) -> tuple[bytes, bytes]:
         try:
@@ -237,15 +251,14 @@ class Mining:
         if self.cache is not None:
             known = self._new[path][0] if path in self._new else self._known[path]
             looked_at = to_json(sorted(resolver.consulted))
-            self.cache.put(path, replace(known, consulted=looked_at), names, lines)
+            self.cache.put(path, replace(known, consulted=looked_at), self._names_json(path), lines)
         return lines
 
     def _rows(self, path: str, names: Names) -> list[bytes]:
         """Rows without their dependencies, in the order of the file."""
         if path in self._new:
-            _, _, start, length = self._new[path]
-            self._spool.seek(start)
-            return self._spool.read(length).split(b"\n") if length else []
+            _, _, start, end = self._new[path]
+            return self._read(start, end).split(b"\n") if end > start else []
         try:
             cached = self._cached.lines(path)
         except DamagedRow:
@@ -276,8 +289,9 @@ class Mining:
             return
         data = b"\n".join(result.rows)
         start = self._spool.seek(0, os.SEEK_END)  # rows may have been read meanwhile
-        self._new[path] = (known, result.names, start, len(data))
-        self._spool.write(data)
+        end = start + len(result.names)
+        self._new[path] = (known, start, end, end + len(data))
+        self._spool.write(result.names + data)
 
     def skip(self, reasons: Counter[str]) -> None:
         """Count files that were not read."""
@@ -409,12 +423,15 @@ def _mine_all(job: _Job, tasks: list[_Task]) -> Iterator[FileResult]:
         initializer=_ignore_interrupts,
     )
     try:
-        # Nothing here keeps the futures: each takes its results with it when it is done.
-        for future in as_completed(
-            executor.submit(_mine_chunk, job, tasks[start : start + CHUNK_FILES])
-            for start in range(0, len(tasks), CHUNK_FILES)
-        ):
-            yield from future.result()
+        # Few at a time: results that wait for a slow caller would fill the memory.
+        chunks = (tasks[at : at + CHUNK_FILES] for at in range(0, len(tasks), CHUNK_FILES))
+        running = deque(
+            executor.submit(_mine_chunk, job, chunk) for chunk in islice(chunks, AHEAD * workers)
+        )
+        while running:
+            results = running.popleft().result()
+            running.extend(executor.submit(_mine_chunk, job, chunk) for chunk in islice(chunks, 1))
+            yield from results
     except BrokenProcessPool as error:
         raise ForgeError(
             "A process that mined files died.",
@@ -511,7 +528,7 @@ def _mine_file(job: _Job, task: _Task) -> FileResult:
         digest=names.digest(),
         counts=_counts(blocks, len(secrets), found.has_error),
     )
-    return FileResult(path, known, names, tuple(map(_row, blocks)))
+    return FileResult(path, known, names.to_json(), tuple(map(_row, blocks)))
 
 
 def _public(found: FileDefinitions) -> list[str] | None:

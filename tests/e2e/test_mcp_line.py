@@ -21,35 +21,17 @@ from typing import Any
 
 import anyio
 import pytest
+from few_steps import FEW_STEPS, OPEN_GATE
 from mcp import Client, StdioServerParameters
 
 from forge_mcp.jobs.skills import skills
 from forge_mcp.jobs.workers import places
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.e2e
 
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "sample_python_repo"
-# One small model from a few steps: seconds, not minutes.
-FEW_STEPS = {
-    "FORGE_TRAINING__MAX_STEPS": "4",
-    "FORGE_TRAINING__EVAL_STEPS": "4",
-    "FORGE_TRAINING__VALID_EXAMPLES": "4",
-    "FORGE_TRAINING__RANK": "4",
-    "FORGE_TRAINING__BATCH_SIZE": "2",
-    "FORGE_RAFT__EXAMPLES_PER_BLOCK": "2",
-    "FORGE_RAFT__DISTRACTORS": "1",
-    "FORGE_RAFT__MAX_DOCUMENT_CHARS": "600",
-    "FORGE_QUALITY__MIN_EXAMPLES": "5",
-    "FORGE_JUDGING__MAX_EXAMPLES": "3",
-    "FORGE_JUDGING__PERPLEXITY_EXAMPLES": "6",
-    "FORGE_JUDGING__MAX_TOKENS": "24",
-    "FORGE_EXPORTING__PARITY_TOKENS": "128",
-    "FORGE_EXPORTING__PARITY_ANSWERS": "1",
-    "FORGE_SERVING__NUM_PREDICT": "32",
-}
 LONG = {name for name, skill in skills().items() if skill.long}
 BUSY_STATES = ("queued", "running", "pausing")
-OPEN_GATE = {"FORGE_JUDGING__MAX_PERPLEXITY_RATIO": "1000"}
 
 
 @pytest.fixture
@@ -88,7 +70,7 @@ async def end_worker(home: Path) -> None:
         if place.alive and place.record is not None:
             with suppress(ProcessLookupError):
                 os.kill(place.record.pid, signal.SIGTERM)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while place.alive:
                 await anyio.sleep(0.05)
 
@@ -97,7 +79,7 @@ async def follow(
     client: Client, tool: str, arguments: dict[str, Any], show: Any = None
 ) -> dict[str, Any]:
     """The job that a long tool started, once it has ended."""
-    with anyio.fail_after(200):
+    with anyio.fail_after(300):
         result = await client.call_tool(tool, arguments, progress_callback=show)
         while True:
             assert not result.is_error, f"{tool}: {getattr(result.content[0], 'text', '')}"
@@ -115,7 +97,7 @@ async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
         assert job["error"] is None, job
         fields: dict[str, Any] = job["result"]
         return fields
-    with anyio.fail_after(200):
+    with anyio.fail_after(300):
         result = await client.call_tool(tool, arguments)
     assert not result.is_error, f"{tool}: {getattr(result.content[0], 'text', '')}"
     return result.structured_content or {}
@@ -167,7 +149,7 @@ async def test_the_line_step_by_step_and_in_one_call(tmp_path: Path, repository:
         trained = await follow(client, "train", {"dataset": checked["dataset_id"]}, show)
         run = trained["result"]
         assert trained["state"] == "succeeded" and trained["progress"] == 1.0
-        assert run["steps"] == 4 and run["train_loss"] > 0
+        assert run["steps"] == 3 and run["train_loss"] > 0
         assert any("train" in message for message in seen), seen
         assert (
             json.loads(await read(client, f"forge://runs/{run['run_id']}"))["project"] == "sample"

@@ -10,25 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from few_steps import FEW_STEPS, OPEN_GATE
+
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "sample_python_repo"
-FEW_STEPS = {
-    "FORGE_TRAINING__MAX_STEPS": "3",
-    "FORGE_TRAINING__EVAL_STEPS": "3",
-    "FORGE_TRAINING__VALID_EXAMPLES": "4",
-    "FORGE_TRAINING__RANK": "4",
-    "FORGE_TRAINING__BATCH_SIZE": "2",
-    "FORGE_RAFT__EXAMPLES_PER_BLOCK": "2",
-    "FORGE_RAFT__DISTRACTORS": "1",
-    "FORGE_RAFT__MAX_DOCUMENT_CHARS": "600",
-    "FORGE_QUALITY__MIN_EXAMPLES": "5",
-    "FORGE_JUDGING__MAX_EXAMPLES": "3",
-    "FORGE_JUDGING__PERPLEXITY_EXAMPLES": "6",
-    "FORGE_JUDGING__MAX_TOKENS": "16",
-    "FORGE_JUDGING__MAX_PERPLEXITY_RATIO": "1000",
-    "FORGE_EXPORTING__PARITY_TOKENS": "128",
-    "FORGE_EXPORTING__PARITY_ANSWERS": "1",
-    "FORGE_SERVING__NUM_PREDICT": "24",
-}
+OPEN = FEW_STEPS | OPEN_GATE
 
 
 class Line:
@@ -38,7 +23,7 @@ class Line:
         self.home = folder / "forge"
         self.repository = folder / "sample"
         shutil.copytree(SAMPLE, self.repository)
-        self.environment = os.environ | FEW_STEPS | {"FORGE_HOME": str(self.home)}
+        self.environment = os.environ | OPEN | {"FORGE_HOME": str(self.home)}
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """`forge-mcp … --json` in the repository, its progress on stderr."""

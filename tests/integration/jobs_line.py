@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from driven_line import FEW_STEPS, SAMPLE
+from driven_line import OPEN, SAMPLE
 
 from forge_mcp.jobs.queue import Jobs
 from forge_mcp.jobs.skills import skills
@@ -27,7 +27,7 @@ WORKER, STAGE, TRAINING = (
     "forge_mcp.jobs.stage",
     "forge_mcp.training.child",
 )
-SETTINGS = FEW_STEPS | {"FORGE_JOBS__IDLE_SECONDS": "2", "FORGE_JOBS__KEEP_AWAKE": "false"}
+SETTINGS = OPEN | {"FORGE_JOBS__IDLE_SECONDS": "2", "FORGE_JOBS__KEEP_AWAKE": "false"}
 
 
 def steps(number: int, save: int = 1000) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class JobLine:
         )
         return self.jobs.start(declared, request, context)
 
-    def end(self, job: JobStatus, seconds: float = 180) -> JobStatus:
+    def end(self, job: JobStatus, seconds: float = 300) -> JobStatus:
         """Wait for a job; it must come to rest."""
         status = self.jobs.wait(job.job_id, seconds)
         assert status.state in ("succeeded", "refused", "failed", "cancelled", "paused"), status
@@ -120,7 +120,7 @@ class JobLine:
             if place.alive and record is not None:
                 with suppress(ProcessLookupError):
                     os.kill(record.pid, signal.SIGTERM)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while any(self.processes(m) for m in (WORKER, STAGE, TRAINING)):
             if time.monotonic() > deadline:
                 for module in (WORKER, STAGE, TRAINING):
@@ -129,7 +129,7 @@ class JobLine:
             time.sleep(0.05)
 
 
-def until(look: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+def until(look: Callable[[], Any], what: str, seconds: float = 120) -> Any:
     """The first true value of `look`."""
     deadline = time.monotonic() + seconds
     while not (found := look()):

@@ -25,6 +25,7 @@ STRICT = ("--keep-newest", "0", "--older-than-days", "0")
 QUESTION = "What does `Store.add` raise?"
 
 
+@pytest.mark.e2e
 def test_after_gc_the_deployed_models_still_answer(tmp_path: Path) -> None:
     line = Line(tmp_path)
 

@@ -33,7 +33,7 @@ def test_ctrl_c(line: Line, stage: str) -> None:
             children = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(signal.SIGINT)
             break
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
 
     assert process.returncode == 130, err
     assert '"code": "cancelled"' in out or '"code":"cancelled"' in out
@@ -79,6 +79,6 @@ def test_killing_the_command_kills_the_training(tmp_path: Path) -> None:
     assert children, "training runs in a child process"
     time.sleep(3)  # into the training
     process.kill()
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=60)
     process.communicate()
     assert not alive

@@ -26,6 +26,7 @@ def faults() -> ModuleType:
     return module
 
 
+@pytest.mark.e2e
 def test_nothing_is_lost_when_processes_are_killed() -> None:
     done = subprocess.run(
         [sys.executable, str(BENCHMARK), "--kills", "5", "--jobs", "2", "--seed", "3", "--json"],

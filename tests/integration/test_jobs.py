@@ -22,22 +22,17 @@ from forge_mcp.errors import BadInput, Busy, CorruptArtifact, ForgeError, Invali
 from forge_mcp.jobs.folder import JobFolder
 from forge_mcp.jobs.queue import Jobs
 from forge_mcp.jobs.workers import WorkerPlace
-from forge_mcp.schemas.jobs import JobStatus
 from forge_mcp.workspace import Workspace, hash_file
 
 pytestmark = pytest.mark.integration
+# Where the other processes of a test find what this one imports.
+TESTS = [str(folder) for folder in Path(__file__).parents[:2]]
 
 
 @pytest.fixture
 def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobLine]:
     with job_line(tmp_path, monkeypatch) as made:
         yield made
-
-
-def adapters(line: JobLine, job: JobStatus) -> str:
-    """SHA-256 of the adapters that a finished retrain made."""
-    assert job.result is not None
-    return hash_file(Path(job.result["train"]["path"]) / "adapters.safetensors")
 
 
 def test_a_whole_line_as_a_job(line: JobLine) -> None:
@@ -79,6 +74,7 @@ def test_a_whole_line_as_a_job(line: JobLine) -> None:
     until(lambda: not line.processes(WORKER), "end of the worker")
 
 
+@pytest.mark.e2e
 def test_a_gates_no_is_refused_and_not_failed(line: JobLine) -> None:
     job = line.end(line.start("retrain", {"judging": {"max_perplexity_ratio": 0.01}}))
     assert job.state == "refused" and job.error is None
@@ -101,7 +97,12 @@ def test_a_failure_says_why_and_can_be_retried(line: JobLine) -> None:
 
 
 def test_the_worker_is_killed_and_nothing_is_done_twice(line: JobLine) -> None:
-    calm = adapters(line, line.end(line.start("retrain", repo=str(line.repository("calm")))))
+    calm = line.start("retrain", repo=str(line.repository("calm")))
+    until(lambda: list((line.home / "runs").glob("run-*")), "run that nobody disturbed", 300)
+    line.jobs.cancel(calm.job_id)  # what follows the training is not compared
+    assert line.end(calm).state == "cancelled"
+    [run] = (line.home / "runs").glob("run-*")
+    expected = hash_file(run / "adapters.safetensors")
     job = line.start("retrain", {"training": {"save_steps": 1}})
     line.wait_for(TRAINING)
     until(lambda: list((line.home / "unfinished").glob("*/checkpoints/step-*")), "checkpoint")
@@ -109,7 +110,7 @@ def test_the_worker_is_killed_and_nothing_is_done_twice(line: JobLine) -> None:
     stage, training = line.wait_for(STAGE), line.wait_for(TRAINING)
     worker.kill()
     for process in (stage, training):  # nobody trains on without a worker
-        process.wait(timeout=3)
+        process.wait(timeout=30)
     assert line.jobs.status(job.job_id).state == "running"  # and a new worker is there
     done = line.end(job)
     assert done.state == "succeeded", done
@@ -119,7 +120,9 @@ def test_the_worker_is_killed_and_nothing_is_done_twice(line: JobLine) -> None:
     assert sum("blocks from" in text for text in computed) == 1
     # The other repository has the same content and the same seed, but another project's settings
     # hash: what must be equal is what was trained.
-    assert adapters(line, done) == calm
+    assert done.result is not None
+    trained = Path(done.result["train"]["path"])
+    assert hash_file(trained / "adapters.safetensors") == expected
 
 
 @pytest.mark.e2e
@@ -216,7 +219,7 @@ def test_asked_again_it_is_the_same_job(line: JobLine) -> None:
 CLIENT = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from jobs_line import JobLine
 line = JobLine(Path({folder!r}))
 jobs = [line.start("extract", {{"mining": {{"min_tokens": n}}}}) for n in {numbers!r}]
@@ -226,13 +229,12 @@ print(" ".join(line.end(job).state for job in jobs))
 
 def test_three_clients_at_once_and_one_worker(line: JobLine, tmp_path: Path) -> None:
     line.repository()
-    tests = str(Path(__file__).parent)
     clients = [
         subprocess.Popen(
             [
                 sys.executable,
                 "-c",
-                CLIENT.format(tests=tests, folder=str(tmp_path), numbers=[20, 21 + n]),
+                CLIENT.format(tests=TESTS, folder=str(tmp_path), numbers=[20, 21 + n]),
             ],
             stdout=subprocess.PIPE,
             text=True,
@@ -303,7 +305,7 @@ def test_sigterm_leaves_the_job_to_the_next_worker(line: JobLine) -> None:
     until(lambda: [e for e in line.events(job) if e.kind == "metric"], "step")
     worker = line.wait_for(WORKER)
     worker.terminate()
-    worker.wait(timeout=40)
+    worker.wait(timeout=90)
     assert not line.processes(TRAINING) and not line.processes(STAGE)
     done = line.end(job)  # which starts a worker
     assert done.state == "succeeded"
@@ -439,7 +441,11 @@ def installed(folder: Path, version: str) -> Path:
 
 
 @pytest.mark.e2e
-def test_an_upgrade_strands_no_job(line: JobLine, tmp_path: Path) -> None:
+def test_an_upgrade_strands_no_job(
+    line: JobLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A busy machine looks late: a new worker that has ended by then is replaced by an old one.
+    monkeypatch.setenv("FORGE_JOBS__IDLE_SECONDS", "60")
     running = line.start("retrain", steps(30))
     line.wait_for(TRAINING)
     waiting = line.start("retrain", repo=str(line.repository("second")))
@@ -447,7 +453,7 @@ def test_an_upgrade_strands_no_job(line: JobLine, tmp_path: Path) -> None:
     assert old is not None
     script = (
         "import sys\nfrom pathlib import Path\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"sys.path[:0] = {TESTS!r}\n"
         "import forge_mcp\nassert forge_mcp.__version__ == '9.9.9'\n"
         "from jobs_line import JobLine\n"
         f"line = JobLine(Path({str(tmp_path)!r}))\n"
@@ -465,7 +471,7 @@ def test_an_upgrade_strands_no_job(line: JobLine, tmp_path: Path) -> None:
     for job in (running, waiting, third):
         assert line.end(job).state == "succeeded"
     new = WorkerPlace(line.home, "local").record
-    assert new is not None and new.version == "9.9.9" and new.pid != old.pid
+    assert new is not None and new.version == "9.9.9" and new.pid != old.pid, (new, old)
     # What ran when the upgrade came was not broken off.
     assert not any("Resumed after" in str(e.payload.get("message")) for e in line.events(running))
 
@@ -494,7 +500,7 @@ def test_waiting_can_be_given_up(line: JobLine) -> None:
     assert line.jobs.wait(job.job_id, cancel=cancel).state in ("queued", "running")
     started = time.monotonic()
     assert line.jobs.wait(job.job_id, 0.5).state in ("queued", "running")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     line.jobs.cancel(job.job_id)
     done: Any = line.end(job)
     assert done.state == "cancelled"

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 FORGE = [sys.executable, "-m", "forge_mcp.interfaces.cli"]
 LONG_SETTINGS = [f"--set=training.{name}={value}" for name, value in LONG["training"].items()]
 CLOSED = "--set=quality.min_examples=100000"  # the first gate: refused without a training
-SOON = 20.0  # seconds: what shall be answered at once may take on a busy machine
+SOON = 60.0  # seconds: what shall be answered at once may take on a busy machine
 
 
 @pytest.fixture(scope="module")

@@ -212,7 +212,7 @@ async def test_leaving_a_call_cancels_it_and_cleans_up(tmp_path: Path, mode: str
             )
         assert scope.cancelled_caught
         # The next call waits for the cancelled one, so this also proves that it has ended.
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             after = await client.call_tool("count", {"number": 1, "project": str(tmp_path)})
         assert after.structured_content == {"counted": 1, "seconds": 0.5}
         assert list((home / "staging").iterdir()) == []
@@ -234,7 +234,7 @@ async def test_readers_are_served_beside_a_long_call(toys: Workspace) -> None:
 
         group.start_soon(long_call)
         await anyio.sleep(0.5)
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             result = await client.call_tool("say", {"text": "hello", "project": "."})
         assert result.structured_content == {"answer": "hello"}
         group.cancel_scope.cancel()
@@ -354,9 +354,11 @@ def begin_counting(server: subprocess.Popen[bytes], folder: Path) -> None:
     send(server, method="notifications/initialized")
     arguments = {"number": 10_000, "pause": 0.05, "project": str(folder)}
     send(server, id=2, method="tools/call", params={"name": "count", "arguments": arguments})
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while not list((folder / "forge" / "staging").glob("*/begun")):
-        assert time.monotonic() < deadline
+        if time.monotonic() > deadline:
+            server.kill()
+            pytest.fail(f"the call did not begin: {server.communicate()}")
         time.sleep(0.05)
 
 
@@ -365,7 +367,7 @@ def test_a_signal_stops_the_server_and_its_work(tmp_path: Path, number: signal.S
     with start_serve(tmp_path / "forge") as server:
         begin_counting(server, tmp_path)
         server.send_signal(number)
-        assert server.wait(timeout=20) == 130
+        assert server.wait(timeout=90) == 130
         assert server.stderr and b"stopped" in server.stderr.read()
     assert list((tmp_path / "forge" / "staging").iterdir()) == []
 
@@ -375,7 +377,7 @@ def test_a_client_that_leaves_ends_the_server_and_its_work(tmp_path: Path) -> No
         begin_counting(server, tmp_path)
         assert server.stdin
         server.stdin.close()
-        assert server.wait(timeout=20) == 0
+        assert server.wait(timeout=90) == 0
     assert list((tmp_path / "forge" / "staging").iterdir()) == []
 
 
@@ -398,4 +400,4 @@ async def test_real_serve_lists_every_skill_quickly(tmp_path: Path) -> None:
     size = sum(len(tool.model_dump_json(exclude_none=True)) for tool in tools)
     assert size < 45_000, f"tools/list has {size} characters"
     # About a second on an idle core; the bound leaves room for a busy one.
-    assert seconds < 10, f"{seconds:.1f} s from a cold start to tools/list"
+    assert seconds < 20, f"{seconds:.1f} s from a cold start to tools/list"

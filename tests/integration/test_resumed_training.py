@@ -24,7 +24,7 @@ from forge_mcp.training.checkpoints import latest_checkpoint
 from forge_mcp.training.supervise import SCRATCH
 
 pytestmark = pytest.mark.integration
-SECONDS = 120
+SECONDS = 180
 STEPS = {
     "FORGE_TRAINING__MAX_STEPS": "14",
     "FORGE_TRAINING__SAVE_STEPS": "3",
@@ -181,7 +181,7 @@ def assert_same_adapters(
         assert result[key] == whole[1][key], key
 
 
-@pytest.mark.parametrize("victim", ["child", "command"])
+@pytest.mark.parametrize("victim", [pytest.param("child", marks=pytest.mark.e2e), "command"])
 def test_a_training_that_is_killed_goes_on_from_its_checkpoint(
     start: Callable[..., Training], whole: tuple[Path, dict[str, Any]], victim: str
 ) -> None:
@@ -195,7 +195,7 @@ def test_a_training_that_is_killed_goes_on_from_its_checkpoint(
         assert "SIGKILL" in said["error"]["message"]
     else:
         assert (code, said) == (-signal.SIGKILL, {})
-    psutil.wait_procs([child], timeout=20)
+    psutil.wait_procs([child], timeout=60)
     assert not child.is_running(), "no orphan trains on"
     step = first.checkpoint()
     before = first.rows()[: step + 1]
@@ -212,6 +212,7 @@ def test_a_training_that_is_killed_goes_on_from_its_checkpoint(
     assert second.unfinished == []
 
 
+@pytest.mark.e2e
 def test_a_training_that_is_killed_before_its_first_checkpoint_begins_anew(
     start: Callable[..., Training], whole: tuple[Path, dict[str, Any]]
 ) -> None:
@@ -257,6 +258,7 @@ def test_a_training_that_is_interrupted_has_saved_where_it_was(
     assert second.unfinished == []
 
 
+@pytest.mark.e2e
 def test_two_trainings_take_turns(start: Callable[..., Training]) -> None:
     both = [start("--seed", str(seed), "--max-steps", "6") for seed in (1, 2)]
     runs = []
@@ -290,6 +292,7 @@ def test_the_same_training_asked_for_twice_is_done_once(start: Callable[..., Tra
     assert first.unfinished == []
 
 
+@pytest.mark.e2e
 def test_who_waits_for_a_training_that_dies_goes_on_with_it(
     start: Callable[..., Training], whole: tuple[Path, dict[str, Any]]
 ) -> None:

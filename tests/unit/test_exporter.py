@@ -423,7 +423,7 @@ WRITTEN = st.text(
 
 
 @given(text=st.lists(st.one_of(WRITTEN, st.sampled_from([END, START, "##begin_quote##"]))))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 def test_llama_cpp_reads_the_tokens_of_the_training(
     both_tokenizers: tuple[GgufModel, Any], text: list[str]
 ) -> None:

@@ -389,7 +389,7 @@ def test_a_stop_becomes_firmer(
     started = time.monotonic()
     with pytest.raises(Stopped) as caught:
         one.run()
-    assert caught.value.kind == "cancel" and time.monotonic() - started < 10
+    assert caught.value.kind == "cancel" and time.monotonic() - started < 60
 
 
 def test_a_result_that_came_before_the_stop_counts(
@@ -447,7 +447,7 @@ def test_memory_counts_what_a_process_has_started() -> None:
     script += "print(1, flush=True); import time; time.sleep(60)'])\ntime.sleep(60)\n"
     process = subprocess.Popen([sys.executable, "-c", script])
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while memory_of(process.pid) < (64 << 20) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert memory_of(process.pid) > (64 << 20)

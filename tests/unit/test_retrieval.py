@@ -31,7 +31,6 @@ def test_subtokens_split_identifiers(text: str, expected: list[str]) -> None:
     assert subtokens(text) == expected
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_subtokens_are_lower_case_parts_of_the_text(text: str) -> None:
     for token in subtokens(text):
@@ -125,7 +124,7 @@ def test_equal_scores_keep_the_order_of_the_blocks() -> None:
     assert len({score for _, score in hits}) == 1
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.text(max_size=60))
 def test_any_query_is_answered(query: str) -> None:
     hits = Retriever(BLOCKS[:6]).search(query, 3)

@@ -42,7 +42,7 @@ def test_factors_are_those_of_the_svd_up_to_sign(alpha: float) -> None:
     alpha=st.floats(0.5, 64),
     niter=st.sampled_from([None, 0, 3]),
 )
-@hypothesis_settings(max_examples=50, deadline=None)
+@hypothesis_settings(max_examples=50)
 def test_the_parts_add_up_and_the_rank_is_capped(
     out: int, inner: int, rank: int, alpha: float, niter: int | None
 ) -> None:

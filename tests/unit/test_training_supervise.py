@@ -301,7 +301,7 @@ def test_waiting_for_a_slot_can_be_cancelled(tmp_path: Path, base: Path) -> None
     training = Background(request(tmp_path, base) | {"slots": [slot.path]})
     assert training.waits.wait(60)
     training.cancel.set()
-    training.join(supervise.CONTROL_SECONDS)
+    training.join(60)
     assert isinstance(training.outcome, Cancelled)
     assert not children()
 
@@ -365,7 +365,7 @@ def test_no_orphan_trains_on(tmp_path: Path, base: Path, hung: bool) -> None:
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()
         parent.stdout.close()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
             assert time.monotonic() < deadline, "the child outlived its parent"
             time.sleep(0.05)

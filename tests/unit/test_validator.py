@@ -149,7 +149,7 @@ def test_as_many_bands_as_the_threshold_needs(threshold: float, number: int) -> 
     assert bands(threshold) == number
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=12).map(" ".join), max_size=12),
     st.sampled_from([0.7, 0.9, 1.0]),

@@ -299,7 +299,7 @@ def test_others_of_the_same_work_wait_for_the_process_that_has_it(workspace: Wor
         pass
     assert (path / "checkpoint").exists(), "who waits in vain takes nothing away"
     with unfinished(workspace, waiting=process.kill) as staged:
-        assert process.wait(10) != 0, "the other one had it until it died"
+        assert process.wait(60) != 0, "the other one had it until it died"
         assert staged.path == path
     process.communicate()
 
@@ -314,10 +314,10 @@ def test_who_waited_finds_the_artifact_and_a_fresh_folder(workspace: Workspace) 
     with unfinished(workspace) as staged:
         other = threading.Thread(target=second)
         other.start()
-        assert waits.wait(10)
+        assert waits.wait(60)
         (staged.path / "adapters").write_text("weights")
         made = staged.commit(id=RUN, inputs_hash=DIGEST)
-    other.join(10)
+    other.join(60)
     assert seen == [made, []]
     made.verify()
     assert leavings(workspace, "unfinished") == []

@@ -36,6 +36,7 @@ from forge_mcp.schemas.code_blocks import BlockType
     ERROR,
 ) = range(1, 12)
 HEADER_ROWS = 5  # a licence header begins within them
+MANY_STATEMENTS = 4  # a longer body is not looked at: it does more than get or set something
 ERROR_KIND = 0xFFFF  # tree-sitter's kind id of an ERROR node
 
 NAME = rb"[A-Za-z_$\x80-\xff][\w$\x80-\xff]*"
@@ -49,6 +50,7 @@ RAISED = re.compile(
     rb"(?:throw|raise)\s+(?:new\s+)?(" + NAME + rb"(?:(?:\.|::)" + NAME + rb")*)"
     rb"\s*(?:\Z|;|,|[(<{]|from\b)"
 )
+DECORATOR_END = re.compile(r"[(\s]")  # behind its name
 
 
 class Import(NamedTuple):
@@ -146,18 +148,15 @@ class Language:
     comments: ClassVar[frozenset[str]] = frozenset({"comment"})
     doc_comment: ClassVar[re.Pattern[str]] = re.compile(r"/\*\*(?!/)")  # what marks one
     plain_comments_document: ClassVar[bool] = False  # comments without such a mark do as well
-    between: ClassVar[frozenset[str]] = frozenset()  # siblings between comment and definition
     callee_pattern: ClassVar[re.Pattern[bytes]] = CALLEE
     raised_pattern: ClassVar[re.Pattern[bytes]] = RAISED
     private_modifiers: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")
     parameter_fields: ClassVar[tuple[str, ...]] = ("parameters",)
     return_fields: ClassVar[tuple[str, ...]] = ("return_type", "type")
-    base_nodes: ClassVar[frozenset[str]] = frozenset()  # children that name what it derives from
+    base_nodes: ClassVar[frozenset[str]] = frozenset()  # children that list what it derives from
     self_name: ClassVar[str] = "this"
     rebinds_this: ClassVar[frozenset[str]] = frozenset()  # anonymous functions with their own
-    # Containers in which bare names are visible (namespaces), and whether a class is one.
-    scopes: ClassVar[frozenset[str]] = frozenset()
-    class_is_scope: ClassVar[bool] = False
+    class_is_scope: ClassVar[bool] = False  # bare names in a class may mean its members
     test_names: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")
     test_decorators: ClassVar[frozenset[str]] = frozenset()
     test_paths: ClassVar[re.Pattern[str]] = re.compile(r"(?:^|/)tests?/")
@@ -312,12 +311,13 @@ class Language:
 
     def bases(self, node: Node) -> list[str]:
         """What a class derives from."""
-        found = []
-        for child in node.named_children:
-            if child.type in self.base_nodes:
-                listed = [c for c in child.named_children if c.type not in self.comments]
-                found += [text(base) for base in listed] or [text(child)]
-        return found
+        return [
+            text(base)
+            for clause in node.named_children
+            if clause.type in self.base_nodes
+            for base in clause.named_children
+            if base.type not in self.comments
+        ]
 
     def parameters(self, node: Node) -> list[Parameter]:
         """Parameters of a function."""
@@ -360,9 +360,8 @@ class Language:
 
     def is_test(self, name: str, kind: str, decorators: Sequence[str]) -> bool:
         """Whether a definition is a test by its name or its decorators, in any file."""
-        if decorators and any(
-            re.split(r"[(\s]", d)[0].rpartition(".")[2] in self.test_decorators for d in decorators
-        ):
+        known = self.test_decorators
+        if known and any(DECORATOR_END.split(d)[0].rpartition(".")[2] in known for d in decorators):
             return True
         return kind != "class" and bool(self.test_names.match(name))
 
@@ -375,11 +374,13 @@ class Language:
         return ""
 
     def statements(self, function: Node) -> list[Node] | None:
-        """Statements of a body without comments and docstring; None for more than two."""
+        """Statements of a body without comments and docstring; None for a body of more than
+        MANY_STATEMENTS, comments counted.
+        """
         body = self.body(function)
         if body is None:
             return []
-        if body.named_child_count > 4:
+        if body.named_child_count > MANY_STATEMENTS:
             return None
         return [child for child in body.named_children if child.type not in self.comments]
 
@@ -409,9 +410,7 @@ class Language:
         first, run = opened.outer, opened.outer  # what belongs for sure; the topmost comment seen
         while (before := run.prev_sibling) is not None:
             kind = before.type
-            if kind in self.decorators or kind in self.between:
-                if run.id != first.id and run.type in self.comments:
-                    break
+            if kind in self.decorators:
                 first = run = before
             elif (
                 kind not in self.comments
@@ -486,7 +485,7 @@ class Language:
 
 def text(node: Node | None) -> str:
     """Verbatim source of a node; '' for None."""
-    return node.text.decode() if node is not None and node.text is not None else ""
+    return (node.text or b"").decode() if node is not None else ""
 
 
 def text_between(node: Node, start: int, end: int) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from operator import itemgetter
+from collections.abc import Iterator
 from typing import ClassVar
 
-from tree_sitter import Node, Parser, Tree
+from tree_sitter import Node, Tree
 
 from forge_mcp.mining.languages.base import (
     Described,
@@ -19,6 +18,7 @@ from forge_mcp.mining.languages.base import (
     text,
     text_between,
 )
+from forge_mcp.mining.languages.repair import parse_repaired
 from forge_mcp.schemas.code_blocks import BlockType
 
 NAME = rb"@?[A-Za-z_\x80-\xff][\w\x80-\xff]*+"
@@ -210,46 +210,6 @@ class CSharp(Language):
             return [Import(path, path, None)]
         module, _, name = path.split("<")[0].rpartition(".")
         return [Import(alias, module, name) if module else Import(alias, path, None)]
-
-
-def parse_repaired(parser: Parser, source: bytes, copies: Iterable[bytes]) -> Tree:
-    """Parse copies of a file in turn, until the grammar finds no error, and take the best tree.
-
-    Args:
-        parser: of the language.
-        source: UTF-8 bytes.
-        copies: the source itself, and the source changed where the grammar is known to fail. All
-            have its length and its line breaks, so that positions stay true.
-
-    Returns:
-        The tree with the fewest errors. The texts of its nodes are those of `source`.
-
-    Raises:
-        ValueError: there is no copy.
-    """
-    trees: list[tuple[int, Tree]] = []
-    for copy in copies:
-        buffer = bytearray(copy)
-        tree = parser.parse(buffer)
-        buffer[:] = source  # a node's text is looked up in the buffer when it is asked for
-        trees.append((_errors(tree.root_node), tree))
-        if not trees[-1][0]:
-            break
-    if not trees:
-        raise ValueError("The grammar cannot parse the file in any form.")
-    return min(trees, key=itemgetter(0))[1]
-
-
-def _errors(node: Node) -> int:
-    """Bytes in ERROR nodes, and one for each node that is missing."""
-    errors, nodes = 0, [node]
-    while nodes:
-        node = nodes.pop()
-        if node.is_error or node.is_missing:
-            errors += max(node.end_byte - node.start_byte, 1)
-        elif node.has_error:
-            nodes += node.children
-    return errors
 
 
 def _repairs(source: bytes) -> Iterator[bytes]:

@@ -53,8 +53,6 @@ class Go(Language):
         if node.type == "func_literal":
             return _variable(node)
         name = text(node.child_by_field_name("name"))
-        if not name:
-            return None
         if node.type == "function_declaration":
             return Opened("function", name, node, node)
         if node.type == "method_declaration":

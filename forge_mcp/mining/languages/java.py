@@ -74,13 +74,14 @@ class Java(Language):
     def describe(self, opened: Opened, first: Node) -> Described:
         """Also the checked exceptions that a method declares."""
         described = super().describe(opened, first)
-        thrown = [
-            text(kind)
-            for clause in of_type(opened.function.named_children, "throws")
-            for kind in clause.named_children
-        ]
-        if thrown:
-            described.extra["throws"] = thrown
+        if opened.kind != "class" and "throws" in described.signature:
+            thrown = [
+                text(kind)
+                for clause in of_type(opened.function.named_children, "throws")
+                for kind in clause.named_children
+            ]
+            if thrown:
+                described.extra["throws"] = thrown
         return described
 
     def bases(self, node: Node) -> list[str]:

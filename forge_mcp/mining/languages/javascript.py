@@ -22,6 +22,11 @@ from forge_mcp.schemas.code_blocks import BlockType
 
 DOTTED = re.compile(r"[A-Za-z_$#][\w$]*(?:\??\.#?[A-Za-z_$][\w$]*)*")
 DECLARATIONS = frozenset({"lexical_declaration", "variable_declaration"})
+# What binds a value to a name.
+BINDERS = frozenset(
+    {"variable_declarator", "pair", "field_definition", "public_field_definition"}
+    | {"assignment_expression", "export_statement"}
+)
 FILE_COMMENT = re.compile(r"@(?:file|fileoverview|overview|module|packageDocumentation)\b")
 # What a file is told to export or to make global says nothing of the definition's own name.
 HOLDERS = frozenset({"prototype", "module", "exports", "this", "window", "globalThis", "self"})
@@ -99,7 +104,7 @@ class JavaScript(Language):
         parent = value.parent
         while parent is not None and parent.type in ("parenthesized_expression", "as_expression"):
             parent = parent.parent
-        if parent is None:
+        if parent is None or parent.type not in BINDERS:
             return None
         where, name, outer = parent.type, "", parent
         if where == "variable_declarator":

@@ -20,7 +20,7 @@ from forge_mcp.mining.languages.base import (
     text,
     text_between,
 )
-from forge_mcp.mining.languages.csharp import parse_repaired
+from forge_mcp.mining.languages.repair import parse_repaired
 from forge_mcp.schemas.code_blocks import BlockType
 
 NAME = rb"[A-Za-z_\x80-\xff][\w\x80-\xff]*+"

@@ -11,6 +11,7 @@ from typing import ClassVar
 from tree_sitter import Node
 
 from forge_mcp.mining.languages.base import (
+    MANY_STATEMENTS,
     NAME,
     Described,
     Import,
@@ -88,8 +89,8 @@ class Python(Language):
         for child in node.children:
             kind = child.type
             if kind == "block":
-                literal, statement = _docstring_node(child), _first_statement(child)
-                if literal is not None and statement is not None:
+                statement = _first_statement(child)
+                if (literal := _docstring_of(statement)) is not None and statement is not None:
                     described.docstring = _literal(text(literal))
                     described.documented_to = statement.end_byte
             elif kind == "parameters":
@@ -140,32 +141,26 @@ class Python(Language):
 
     def file_docstring(self, root: Node) -> tuple[Node | None, str]:
         """The module's docstring."""
-        node = _docstring_node(root)
+        node = _docstring_of(_first_statement(root))
         return node, _literal(text(node)) if node is not None else ""
 
     def statements(self, function: Node) -> list[Node] | None:
         """The body's statements behind the docstring."""
         body = self.body(function)
-        if body is None:
-            return []
-        if body.named_child_count > 4:
+        if body is None or body.named_child_count > MANY_STATEMENTS:
             return None
         found = [child for child in body.named_children if child.type != "comment"]
-        if len(found) <= 2 and _docstring_node(body) is not None:
+        if len(found) <= 2 and _docstring_of(_first_statement(body)) is not None:
             return found[1:]
         return found
 
     def ends_whole(self, outer: Node) -> bool:
         """Not behind a colon, nor with a `try` alone: the grammar lets both pass."""
         node = outer
-        while node.child_count:
-            kinds = {child.type for child in node.children}
-            if node.type == "try_statement" and not kinds & TRY_CLAUSES:
+        while children := node.children:
+            if node.type == "try_statement" and not of_type(children, *TRY_CLAUSES):
                 return False
-            last = node.child(node.child_count - 1)
-            if last is None:
-                return False
-            node = last
+            node = children[-1]
         return node.type not in (":", "block")
 
     def end_of(self, outer: Node) -> int:
@@ -231,13 +226,12 @@ def _first_statement(body: Node) -> Node | None:
     return None
 
 
-def _docstring_node(body: Node) -> Node | None:
-    """The string literal that stands first in a body, also in parentheses or in pieces."""
-    statement = _first_statement(body)
+def _docstring_of(statement: Node | None) -> Node | None:
+    """The string literal that a body's first statement is, also in parentheses or in pieces."""
     if statement is None or statement.type != "expression_statement":
         return None
     value = first_child(statement)
-    if value is None or value.type not in ("string", "concatenated_string"):
+    if value is None or value.type in ("parenthesized_expression", "comment"):
         return _wrapped_docstring(statement)
     if of_type(statement.children, ","):  # a tuple
         return None

@@ -11,6 +11,7 @@ from tree_sitter import Node
 
 from forge_mcp.mining.comments import clean_comments
 from forge_mcp.mining.languages.base import (
+    MANY_STATEMENTS,
     Described,
     Import,
     Language,
@@ -188,7 +189,7 @@ class Ruby(Language):
             return []
         if body.type not in BODIES:
             return [body]
-        if body.named_child_count > 4:
+        if body.named_child_count > MANY_STATEMENTS:
             return None
         return [child for child in body.named_children if child.type not in self.comments]
 

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import ClassVar
 
-from tree_sitter import Node
+from tree_sitter import Node, Tree
 
 from forge_mcp.mining.languages.base import Opened, of_type, text
 from forge_mcp.mining.languages.javascript import JavaScript
+from forge_mcp.mining.languages.repair import blank, parse_repaired
 from forge_mcp.schemas.code_blocks import BlockType
 
 NAMESPACES = frozenset({"internal_module", "module"})
 SIGNATURES = frozenset({"method_signature", "abstract_method_signature"})
+# What the grammar does not know: `<in out T>`, `export type * from`, `import("x").T<U>`, and an
+# escaped backtick in the type of a template.
+GAP = rb"(?:\s|//[^\n]*+|/\*(?:[^*/]++|\*(?!/)|/(?!\*))*+\*/)"
+VARIANCE = re.compile(
+    rb"(?<=[<,])(" + GAP + rb"*+(?:const[ \t]+)?)(in[ \t]+out|in|out)"
+    rb"(?=[ \t]+(?!(?:extends|as|satisfies|in|of|instanceof)\b)[A-Za-z_$])"
+)
+TYPE_EXPORT = re.compile(rb"(?<=\bexport )type(?=\s*\*)")
+IMPORTED_TYPE = re.compile(rb"(?<=\bimport)\((?:\"[^\"\n]*+\"|'[^'\n]*+')\)(?=(?:\.[\w$]++)++<)")
+ESCAPE = re.compile(rb"\\[^\r\n]")
+# A call signature with type parameters below a member that no semicolon ends: the grammar reads
+# on, and takes them for the arguments of the type above.
+PARAMETERS = rb"[^<>]*+"
+for _ in range(5):  # one in another
+    PARAMETERS = rb"(?:[^<>=]++|=>?|<" + PARAMETERS + rb">){0,50}+"
+CALL_SIGNATURE = re.compile(
+    rb"(?:[\w$)\]}'\"]|(?<!=)>)(?<!\bdefault)(?<!\bextends)"
+    + (GAP + rb"*?\n[ \t]*[ \t](?=<" + PARAMETERS + rb">\s*\()")
+)
 
 
 class TypeScript(JavaScript):
@@ -39,14 +60,16 @@ class TypeScript(JavaScript):
         r"(?:static\s+)?(?:private|protected)\s"
     )
 
+    def parse(self, source: bytes) -> Tree:
+        """Where the grammar finds an error, without what it does not know."""
+        return parse_repaired(self.parser, source, _repairs(source))
+
     def opens(self, node: Node) -> Opened | None:
         """Also interfaces, enums and type aliases (as classes with a label), and namespaces."""
         kind = node.type
         if kind in NAMESPACES:
-            name_node = node.child_by_field_name("name")
-            if name_node is None:  # the keyword 'module' is a node of the same type
-                return None
-            return Opened(None, text(name_node).strip("'\""), node, node)
+            name = text(node.child_by_field_name("name")).strip("'\"")
+            return Opened(None, name, node, node) if name else None
         if kind in SIGNATURES:
             parent = node.parent
             if parent is None or parent.type != "class_body":
@@ -97,3 +120,13 @@ class Tsx(TypeScript):
     name = "tsx"
     extensions: ClassVar[tuple[str, ...]] = (".tsx",)
     entry = "language_tsx"
+
+
+def _repairs(source: bytes) -> Iterator[bytes]:
+    yield source
+    source = VARIANCE.sub(lambda found: found[1] + b" " * len(found[2]), source)
+    source = TYPE_EXPORT.sub(blank, source)
+    source = IMPORTED_TYPE.sub(lambda found: b"_" * len(found[0]), source)
+    source = ESCAPE.sub(lambda found: b"  " if found[0] in (b"\\`", b"\\$") else found[0], source)
+    yield source
+    yield CALL_SIGNATURE.sub(lambda found: found[0][:-1] + b";", source)
