@@ -75,7 +75,7 @@ class Removed(Schema):
     id: str
     kind: ArtifactKind | Literal["unfinished", "staging", "cache"] = Field(
         description="unfinished: a run that was stopped; staging: what a killed writer left; "
-        "cache: what extract knows of a repository that was long not mined."
+        "cache: what would be computed again if it were wanted, and long was not."
     )
     project: str = Field(
         description="Its short form for 'unfinished', empty for 'staging' and 'cache'."
@@ -259,10 +259,17 @@ def _leftovers(
                 old = time.time() - path.stat().st_mtime >= STALE_STAGING_SECONDS
                 if old and not is_held(path):
                     going.append(_leftover_goes(path, "staging", "", "its writer was killed"))
-        for path in _entries(home / "cache" / "mining"):
+        caches = home / "cache"
+        for path in (
+            *_entries(caches / "mining"),
+            *_entries(caches / "retrieval"),
+            caches / "teacher",
+        ):
+            if not path.is_dir():
+                continue
             days = (time.time() - max(one.stat().st_mtime for one in (path, *path.iterdir()))) / DAY
             if days >= max(request.older_than_days, CACHE_DAYS) and not is_held(path):
-                reason = f"its repository was last mined {days:.0f} days ago"
+                reason = f"it was last written {days:.0f} days ago"
                 going.append(_leftover_goes(path, "cache", "", reason))
     return going, waiting
 

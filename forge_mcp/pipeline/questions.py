@@ -20,7 +20,7 @@ from forge_mcp.schemas.base import Schema
 from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.schemas.prompt import DEFAULT_SYSTEM_PROMPT, PROMPT_VERSION
 from forge_mcp.schemas.raft_examples import PreferencePair, RaftExample
-from forge_mcp.workspace import Artifact, hash_inputs, write_file, write_jsonl
+from forge_mcp.workspace import Artifact, hash_inputs
 
 if TYPE_CHECKING:
     from forge_mcp.raft.authored import Ground
@@ -368,8 +368,7 @@ def _write(
     context: SkillContext,
 ) -> Artifact:
     """The dataset plus what was accepted, as a new artifact. It is not validated yet."""
-    from forge_mcp.raft.card import dataset_card
-    from forge_mcp.raft.formats import write_formats
+    from forge_mcp.raft.files import write_dataset
     from forge_mcp.raft.written import GATE_VERSION
 
     before = source.manifest.settings
@@ -392,23 +391,16 @@ def _write(
     dataset_id = context.workspace.new_id("dataset", context.project, inputs_hash)
     repository = source.manifest.repository
     with context.workspace.stage("dataset", context.project) as staged:
-        write_jsonl(staged.path / "documents.jsonl", list(documents.values()))
-        write_jsonl(staged.path / "examples.jsonl", every)
-        write_jsonl(staged.path / "preferences.jsonl", pairs)
-        files = write_formats(
-            staged.path, every, documents, made_from["formats"], made_from["system_prompt"]
-        )
-        card = dataset_card(
+        write_dataset(
+            staged.path,
             dataset_id,
             every,
             list(documents.values()),
             pairs,
             project=context.project,
-            settings=made_from["raft"],
-            files=files,
+            made_from=made_from,
             revision=repository.revision if repository else None,
         )
-        write_file(staged.path / "README.md", card)
         context.check()
         return staged.commit(
             id=dataset_id,

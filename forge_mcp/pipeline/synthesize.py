@@ -13,7 +13,7 @@ from forge_mcp.pipeline.teaching import open_teacher
 from forge_mcp.schemas.code_blocks import CodeBlock, RejectedBlock
 from forge_mcp.schemas.prompt import DEFAULT_SYSTEM_PROMPT, PROMPT_VERSION
 from forge_mcp.settings import RaftSettings
-from forge_mcp.workspace import Artifact, hash_inputs, write_file, write_jsonl
+from forge_mcp.workspace import Artifact, hash_inputs
 
 if TYPE_CHECKING:
     from forge_mcp.raft import Dataset
@@ -91,8 +91,8 @@ def synthesize(request: SynthesizeRequest, context: SkillContext) -> SynthesizeR
     )
     system_prompt = context.settings.project.system_prompt or DEFAULT_SYSTEM_PROMPT
     from forge_mcp.raft import GENERATOR_VERSION
-    from forge_mcp.raft.card import dataset_card
-    from forge_mcp.raft.formats import parse_formats, write_formats
+    from forge_mcp.raft.files import write_dataset
+    from forge_mcp.raft.formats import parse_formats
 
     formats = parse_formats(request.formats)
     teacher = open_teacher(request.teacher, context)
@@ -117,24 +117,18 @@ def synthesize(request: SynthesizeRequest, context: SkillContext) -> SynthesizeR
         dataset = _build(corpus, settings, system_prompt, context)
     difficulty, splits = dataset.counts()
     with context.workspace.stage("dataset", context.project) as staged:
-        write_jsonl(staged.path / "documents.jsonl", dataset.documents)
-        write_jsonl(staged.path / "examples.jsonl", dataset.examples)
-        by_id = {block.id: block for block in dataset.documents}
-        files = write_formats(staged.path, dataset.examples, by_id, formats, system_prompt)
-        write_jsonl(staged.path / "preferences.jsonl", dataset.preferences)
-        context.check()
         dataset_id = context.workspace.new_id("dataset", context.project, inputs_hash)
-        card = dataset_card(
+        write_dataset(
+            staged.path,
             dataset_id,
             dataset.examples,
             dataset.documents,
             dataset.preferences,
             project=context.project,
-            settings=made_from["raft"],
-            files=files,
+            made_from=made_from,
             revision=corpus.manifest.repository.revision if corpus.manifest.repository else None,
         )
-        write_file(staged.path / "README.md", card)
+        context.check()
         result = SynthesizeResult(
             dataset_id=dataset_id,
             path=str(context.workspace.folder("dataset") / dataset_id),

@@ -13,9 +13,9 @@ from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, ov
 from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.schemas.metrics import DataQualityMetrics
 from forge_mcp.schemas.prompt import DEFAULT_SYSTEM_PROMPT, PROMPT_VERSION
-from forge_mcp.schemas.raft_examples import SPLITS, ChatRow, PreferencePair, RaftExample
+from forge_mcp.schemas.raft_examples import PreferencePair, RaftExample
 from forge_mcp.settings import QualitySettings
-from forge_mcp.workspace import Artifact, hash_inputs, write_file, write_jsonl
+from forge_mcp.workspace import Artifact, hash_inputs, write_file
 
 if TYPE_CHECKING:
     from forge_mcp.quality import Validation
@@ -87,6 +87,8 @@ def validate(request: ValidateRequest, context: SkillContext) -> ValidateResult:
     made_from = {
         "dataset": source.manifest.inputs_hash,
         "quality": settings.model_dump(),
+        "raft": source.manifest.settings.get("raft", context.settings.raft.model_dump()),
+        "formats": source.manifest.settings.get("formats", ["messages"]),
         "system_prompt": _system_prompt(source),
         "prompt_version": PROMPT_VERSION,
         "generator_version": GENERATOR_VERSION,
@@ -110,7 +112,6 @@ def _validate(
 ) -> ValidateResult:
     """The work itself; the report is written last, so that it names a dataset that is there."""
     from forge_mcp.quality import validate_dataset
-    from forge_mcp.raft import chat_row
 
     workspace, project = context.workspace, context.project
     blocks, broken = _read(source, "documents.jsonl", CodeBlock)
@@ -123,9 +124,7 @@ def _validate(
         progress=lambda done, total: context.progress(done, total, "examples"),
         malformed=[*malformed, *broken],
     )
-    prompt = made_from["system_prompt"]
-    rows = {e.id: chat_row(e, documents, prompt) for e in found.kept}
-    pairs = _preferences(source, found, rows)
+    pairs = _preferences(source, found, made_from["system_prompt"])
     report_id = workspace.new_id("report", project, inputs_hash)
     dataset_id = workspace.new_id("dataset", project, inputs_hash) if found.passed else source.id
     result = ValidateResult(
@@ -140,7 +139,7 @@ def _validate(
         seconds=round(time.perf_counter() - started, 3),
     )
     if found.passed:
-        _write_dataset(source, found, rows, pairs, result, made_from, inputs_hash, context)
+        _write_dataset(source, found, pairs, result, made_from, inputs_hash, context)
     _write_report(source, found, settings, result, made_from, inputs_hash, context)
     return result
 
@@ -171,15 +170,14 @@ def _read(source: Artifact, name: str, kind: type[Row]) -> tuple[list[Row], list
     return read_rows(source.file(name), kind)
 
 
-def _preferences(
-    source: Artifact, found: Validation, rows: dict[str, ChatRow]
-) -> list[PreferencePair]:
+def _preferences(source: Artifact, found: Validation, prompt: str) -> list[PreferencePair]:
     """The pairs that hold and whose example is kept; `found` is told their numbers."""
     from forge_mcp.quality.pairs import check_preferences
+    from forge_mcp.raft import chat_row
 
     pairs, malformed = _read(source, "preferences.jsonl", PreferencePair)
     by_prompt = {
-        rows[example.id].messages[1].content: example
+        chat_row(example, found.documents, prompt).messages[1].content: example
         for example in found.kept
         if example.split == "train"
     }
@@ -193,25 +191,27 @@ def _preferences(
 def _write_dataset(
     source: Artifact,
     found: Validation,
-    chats: dict[str, ChatRow],
     pairs: list[PreferencePair],
     result: ValidateResult,
     made_from: dict[str, Any],
     inputs_hash: str,
     context: SkillContext,
 ) -> None:
-    kept = found.kept
+    from forge_mcp.raft.files import write_dataset
+
+    kept, repository = found.kept, source.manifest.repository
     used = {i for e in kept for i in (*e.oracle_ids, *e.distractor_ids, e.fact.block)}
     with context.workspace.stage("dataset", context.project) as staged:
-        write_jsonl(
-            staged.path / "documents.jsonl", [d for d in found.documents.values() if d.id in used]
+        write_dataset(
+            staged.path,
+            result.dataset_id,
+            kept,
+            [block for block in found.documents.values() if block.id in used],
+            pairs,
+            project=context.project,
+            made_from=made_from,
+            revision=repository.revision if repository else None,
         )
-        write_jsonl(staged.path / "examples.jsonl", kept)
-        for split in SPLITS:
-            write_jsonl(
-                staged.path / f"{split}.jsonl", [chats[e.id] for e in kept if e.split == split]
-            )
-        write_jsonl(staged.path / "preferences.jsonl", pairs)
         verdict = result.model_dump(mode="json", exclude={"seconds", "report"})
         write_file(staged.path / "validation.json", json.dumps(verdict, indent=2) + "\n")
         context.check()
@@ -219,7 +219,7 @@ def _write_dataset(
             id=result.dataset_id,
             inputs_hash=inputs_hash,
             parents=[source.id],
-            repository=source.manifest.repository,
+            repository=repository,
             settings=made_from,
             result=result.model_dump(mode="json"),
         )

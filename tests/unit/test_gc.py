@@ -475,8 +475,9 @@ def test_what_killed_writers_left_goes_and_living_ones_are_left_alone(
     assert sorted(staging.iterdir()) == [fresh, living]
 
 
-def test_caches_of_repositories_that_are_long_not_mined_go(workspace: Workspace) -> None:
-    caches = workspace.home / "cache" / "mining"
+@pytest.mark.parametrize("kind", ["mining", "retrieval"])
+def test_caches_that_are_long_not_used_go(workspace: Workspace, kind: str) -> None:
+    caches = workspace.home / "cache" / kind
     old, living, recent = (caches / name for name in ("old", "living", "recent"))
     for folder, days in ((old, 40), (living, 40), (recent, 20)):
         folder.mkdir(parents=True)
@@ -489,6 +490,19 @@ def test_caches_of_repositories_that_are_long_not_mined_go(workspace: Workspace)
         result = clean(workspace)
     assert [(one.id, one.kind, one.bytes) for one in result.removed] == [("old", "cache", 700)]
     assert sorted(caches.iterdir()) == [living, recent]
+
+
+@pytest.mark.parametrize(("days", "left"), [(40, False), (20, True)])
+def test_what_teachers_answered_goes_when_none_was_asked_for_long(
+    workspace: Workspace, days: int, left: bool
+) -> None:
+    answers = workspace.home / "cache" / "teacher"
+    answers.mkdir(parents=True)
+    (answers / "a.json").write_text("{}")
+    for path in (answers / "a.json", answers):
+        os.utime(path, (NOW - days * 86400, NOW - days * 86400))
+    clean(workspace)
+    assert answers.exists() == left
 
 
 # -- damage, kills, crowds -------------------------------------------------------------------------

@@ -218,8 +218,13 @@ def test_ctrl_c_while_a_model_is_loaded_ends_it(
             self.server.handle_metrics()
 
     monkeypatch.setattr(xllamacpp, "Server", Interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        LlamaCppChat(gguf, num_ctx=64, threads=1)
+    # Tests that were started in the background ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            LlamaCppChat(gguf, num_ctx=64, threads=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
     gc.collect()
     assert ended == [True]
 
