@@ -22,7 +22,7 @@ demo: install  ## The whole line on REPO (this repository by default), then a qu
 	$(BIN)/python scripts/demo.py '$(REPO)' $(if $(QUESTION),--question '$(QUESTION)')
 
 test: install lint  ## Unit and integration tests, with coverage
-	$(BIN)/python -m pytest -m 'not e2e' $(AT_ONCE) --cov --cov-report=term --cov-report=xml
+	$(BIN)/python -m pytest -m 'not e2e and not typescript' $(AT_ONCE) --cov --cov-report=term --cov-report=xml
 
 test-all: install  ## The long ones: wheel in a clean environment, whole lines
 	sh scripts/check_wheel.sh $(BIN)/python

@@ -49,10 +49,13 @@ def assign_splits(
     for split, share in shares:
         room = share * len(blocks)
         free = [path for path in order if splits[path] == "train"]
-        for path in free[1:]:  # at least one file is trained on
-            if sizes[path] <= room:
+        kept = 1 + (split == "test" and valid_share > 0)  # a file to train on, one for valid
+        spare = len(free) - kept
+        for path in free[1:]:
+            if sizes[path] <= room and spare > 0:
                 splits[path] = split
                 room -= sizes[path]
+                spare -= 1
         if share > 0 and split not in splits.values() and len(free) > 1:
             splits[min(free, key=lambda path: (sizes[path], order.index(path)))] = split
     return splits

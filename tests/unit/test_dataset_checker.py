@@ -1,7 +1,7 @@
 """The examiner of datasets: it finds nothing in ours, and everything in broken ones.
 
 Facts about JavaScript and TypeScript need node and the npm package typescript; its folder is
-given in FORGE_TYPESCRIPT (benchmarks/data_checker.py fetches it), else those cases are skipped.
+given in FORGE_TYPESCRIPT. Those cases are run by `pytest -m typescript` (.ci/run does).
 """
 
 from __future__ import annotations
@@ -435,7 +435,7 @@ def test_rules_tell_true_from_false(
     assert [value for value in false if judged(small, kind, ids, subject, value)] == []
 
 
-@pytest.mark.skipif(TYPESCRIPT is None, reason="FORGE_TYPESCRIPT is not set")
+@pytest.mark.typescript
 @pytest.mark.parametrize(("kind", "ids", "subject", "true", "false"), SCRIPT_FACTS)
 def test_rules_for_scripts(
     small: Repository, kind: str, ids: list[str], subject: str, true: str, false: list[str]
