@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example as with_example
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from raft_blocks import SHOP, blocks_of
 
@@ -350,7 +351,7 @@ def test_distractors_prefer_the_same_name_and_never_answer() -> None:
     st.floats(0, 0.4),
     st.integers(0, 99),
 )
-@example([1, 6, 1], 0.25, 0.25, 26)  # two small files, one of which valid must have
+@with_example([1, 6, 1], 0.25, 0.25, 26)  # two small files, one of which valid must have
 def test_files_are_split_whole_and_by_share(
     sizes: list[int], valid: float, test: float, seed: int
 ) -> None:
