@@ -177,13 +177,10 @@ class MiningCache:
         return blocks, rejected
 
     def _blobs(self, path: str, columns: str) -> tuple[bytes, ...]:
-        try:
-            row = self._database.execute(
-                f"SELECT checksum, {columns} FROM files WHERE id = ?",  # noqa: S608 - own words
-                (self._ids[path],),
-            ).fetchone()
-        except sqlite3.DatabaseError as error:
-            raise DamagedRow(path) from error
+        row = self._database.execute(
+            f"SELECT checksum, {columns} FROM files WHERE id = ?",  # noqa: S608 - own words
+            (self._ids[path],),
+        ).fetchone()
         at = 1 if columns == "names" else 2
         if row is None or str(row[0]).split(" ")[at : at + 1] != [_checksum(row[1:])]:
             raise DamagedRow(path)
