@@ -68,6 +68,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @example((["*", "!*/", "!*.py"], ["a.py"], ["!*"]))
 @example((["*.py"], ["!a.py"], ["b/"]))
 @example((["/**/"], ["b/**/"], []))
+@example(([], ["b/**/"], []))
 def test_ignored_files_are_those_that_git_ignores(
     tree: Path, ignore_files: tuple[list[str], ...]
 ) -> None:

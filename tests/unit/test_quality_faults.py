@@ -279,6 +279,25 @@ def test_every_reason_that_is_given_is_explained() -> None:
         assert not meaning[0].isupper() and advice.endswith((".", ")"))
 
 
+def test_what_a_teachers_answer_rests_on_must_be_cited() -> None:
+    block = DOCUMENTS[OPEN.oracle_ids[0]]
+    cited, other = [line.strip() for line in block.source_code.splitlines() if line.split()[1:]][:2]
+
+    def reasons(value: str) -> set[str]:
+        fact = EASY.fact.model_copy(update={"kind": "explained", "value": value, "subject": "why"})
+        row = EASY.model_copy(
+            update={
+                "question": f"Why does `{named(EASY)}` begin the way it does?",
+                "reasoning": f"`{named(EASY)}` says {quote(cited)}.",
+                "fact": fact,
+            }
+        )
+        return {reason_of(message) for message in validate_raft_example(row, DOCUMENTS)[1]}
+
+    assert "unstated_fact" not in reasons(cited)
+    assert "unstated_fact" in reasons(other)
+
+
 # -- documents ---------------------------------------------------------------------------------
 
 

@@ -106,6 +106,15 @@ def test_a_broken_block_is_refused(source: str, fields: dict[str, Any], reason: 
     assert reason in [reason_of(message) for message in messages]
 
 
+def test_a_blocks_lines_are_those_of_its_code_unless_some_were_redacted() -> None:
+    block = BLOCKS[2].model_copy(update={"end_line": BLOCKS[2].end_line + 2})
+    assert validate_code_block(block)[1] == [
+        "document_place: its lines are not those from its first to its last"
+    ]
+    redacted = {**block.metadata, "secrets_redacted": 1}
+    assert validate_code_block(block.model_copy(update={"metadata": redacted}))[0]
+
+
 def test_code_of_other_languages_is_not_read_as_python() -> None:
     block = changed(BLOCKS[2], "func F() int {\n\treturn 1\n}", language="go")
     assert validate_code_block(block)[0]
