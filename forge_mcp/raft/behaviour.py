@@ -1,8 +1,8 @@
 """What a function does, from what mining noted about it and from its text.
 
 What the code does not say for certain is not derived: exceptions that are raised through a
-variable or caught where they are raised, a list of calls that holds `f(x)(y)`, conditions within
-other conditions, what nested functions do.
+variable, caught where they are raised or raised again once caught, a list of calls that holds
+`f(x)(y)`, conditions within other conditions, what nested functions do.
 """
 
 from __future__ import annotations
@@ -66,17 +66,36 @@ def raises(block: CodeBlock) -> Derived:
         return
     names = _raised(block)
     code = Code(block.source_code, block.language)
-    word = r"\braise\s+" if block.language == "python" else r"\bthrow\s+(?:new\s+)?"
-    stated = list(re.finditer(word + r"([A-Za-z_$][\w.$]*|\()", code.masked))
-    caught = set(re.findall(r"\bas\s+(\w+)\s*:|\bcatch\s*\([^)]*?(\w+)\s*\)", code.masked))
-    passed_on = {name for pair in caught for name in pair if name}
-    for match in stated:
-        if match.group(1) in passed_on:
-            continue
+    for match in re.finditer(_STATED.get(block.language, _STATED_THROW), code.masked):
+        name = next((text for text in match.groups() if text), "")
+        # An object that was caught or given may be of any type.
+        if name not in names or _variable(name, block, code.masked):
+            return
         # What is caught where it is raised is not raised to the caller.
-        if match.group(1) not in names or code.held(match.start(), frozenset({"try"})):
+        if code.held(match.start(), frozenset({"try"})):
             return
     yield "", unique(names)
+
+
+# Every statement that raises; it has a name only where it names a type.
+_STATED = {
+    "python": r"(?<![.\w])raise\b(?:[ \t]*([A-Za-z_][\w.]*)(?=[^\S\n]*(?:[(;\n]|$|from\b)))?"
+}
+_STATED_THROW = (
+    r"(?<![.\w$])throw\b(?:\s*new\s+([A-Za-z_$][\w.$]*)|\s*([A-Za-z_$][\w.$]*)(?=\s*\())?"
+)
+
+
+def _variable(name: str, block: CodeBlock, masked: str) -> bool:
+    """Whether a name in capitals is a parameter, is assigned, or holds what was caught."""
+    if block.language == "java":
+        return False  # types and variables do not share their names
+    given = [
+        str(row.get("name") or "").lstrip("*.") for row in block.metadata.get("parameters") or []
+    ]
+    bound = rf"(?<![\w$.]){re.escape(name)}\s*(?:[,}}\]:][^\n=()]*)?=(?![=>])"
+    caught = rf"\b(?:as|for)\s+{re.escape(name)}\s*(?::|in\b)"
+    return name in given or bool(re.search(f"{bound}|{caught}", masked))
 
 
 def _go_errors(block: CodeBlock) -> Derived:

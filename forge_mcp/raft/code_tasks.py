@@ -6,6 +6,7 @@ calls nothing of the repository the row is closed-book. The block itself is neve
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from forge_mcp.raft.documents import overlap
@@ -14,15 +15,23 @@ from forge_mcp.raft.pairs import QAPair
 from forge_mcp.raft.phrases import CorpusNames, name_of, question
 from forge_mcp.raft.quotes import declaration
 from forge_mcp.raft.reasoning import listed, variant_of
+from forge_mcp.raft.scan import closing, mask
 from forge_mcp.raft.verify import check
 from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.schemas.prompt import escape, find_quote, quote
 from forge_mcp.schemas.raft_examples import Fact
 
 MAX_ANSWER = 1_200  # characters of a definition that is asked for
-MIN_BODY = 40  # characters that are to be written; less is no task
+MIN_BODY = 24  # characters that are to be written; less is no task
 MAX_SHOWN = 3  # documents to write it from
 MAX_DOCSTRING = 600
+# From the colon of a Python header to the end of its docstring.
+_DOCUMENTED = re.compile(
+    r":(?:\s|\#[^\n]*)*[rRuU]?"
+    r"(?:\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}"
+    r"|\"(?!\"\")(?:\\.|[^\"\\\n])*\"|'(?!'')(?:\\.|[^'\\\n])*')",
+    re.DOTALL,
+)
 
 
 def code_pair(
@@ -37,16 +46,16 @@ def code_pair(
         seed: of every draw.
     """
     facts = derive_kind(block, "code")
-    documented = 0 < len(block.docstring) <= MAX_DOCSTRING and '"""' not in block.docstring
-    if not facts or not documented or names.ambiguous(block):
+    documented = 0 < len(block.docstring) <= MAX_DOCSTRING
+    start = stub(block)
+    if not facts or not documented or not start or names.ambiguous(block):
         return None
     fact = facts[0]
-    start = stub(block)
-    body = len(fact.value) - len(block.signature) - len(block.docstring)
+    body = len(indentation(block) + fact.value) - len(start)
     # What would be escaped in a prompt would be learnt as code with the backslash.
     if len(fact.value) > MAX_ANSWER or body < MIN_BODY or "```" in fact.value:
         return None
-    if escape(fact.value) != fact.value or fact.value in start or not check(fact, [block]):
+    if escape(fact.value) != fact.value or not check(fact, [block]):
         return None
     apart = [other for other in callees if not overlap(other, block)]
     oracles = [other for other in apart if check(fact, [other])][:MAX_SHOWN]
@@ -75,17 +84,21 @@ def asking(fact: Fact, block: CodeBlock, named: str, phrasing: int, start: str) 
 
 
 def stub(block: CodeBlock) -> str:
-    """The beginning of a definition: what stands above and in its header, and its documentation."""
-    source, signature = block.source_code, block.signature
-    at = source.find(signature)
-    above = source[:at] if at > 0 else ""
+    """How a definition begins, byte for byte: what stands above it, its header, its documentation.
+
+    It is the beginning of what `fenced` holds; '' where its end cannot be told.
+    """
+    source = block.source_code
+    masked = mask(source, block.language)
     if block.language == "python":
-        margin = indentation(block) + "    "
-        first, *rest = block.docstring.split("\n")
-        quoted = "\n".join([first, *(margin + line if line else line for line in rest)])
-        closing = f'\n{margin}"""' if rest else '"""'
-        return f'{indentation(block)}{above}{signature}:\n{margin}"""{quoted}{closing}'
-    return f"{indentation(block)}{above}{signature}"
+        opened = re.search(rf"\bdef\s+{re.escape(block.name)}\b[^(]*\(", masked)
+        end = closing(masked, opened.end() - 1) + 1 if opened else 0
+        documented = _DOCUMENTED.match(source, masked.find(":", end)) if end else None
+        return indentation(block) + source[: documented.end()] if documented else ""
+    at = source.find(block.signature)
+    while at >= 0 and masked[at : at + 1] != source[at : at + 1]:  # a comment holds it too
+        at = source.find(block.signature, at + 1)
+    return indentation(block) + source[: at + len(block.signature)] if at >= 0 else ""
 
 
 def fenced(block: CodeBlock) -> str:

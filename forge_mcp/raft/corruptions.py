@@ -11,8 +11,10 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import PurePosixPath
 
 from forge_mcp.raft.facts import RELATED_KINDS, fact_value, value_items
+from forge_mcp.raft.scan import closing, mask
 from forge_mcp.raft.splits import draw
 from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.schemas.raft_examples import Fact
@@ -33,6 +35,15 @@ _OPPOSITE = (
     (r"(?<![-<=])<(?!=)", ">="), (r"(?<![-=>])>(?![=>])", "<="), (r"^!(?=[\w(])", ""),
     (r"\bis\b(?! not)", "is not"), (r"(?<!not )\bin\b", "not in"),
 )  # fmt: skip
+_UNTYPED = ("python", "ruby", "javascript")  # a parameter needs no type
+_TYPED_FIRST = frozenset({"java", "c", "cpp", "csharp", "php"})
+_NAME_FIRST = re.compile(
+    r"\s*(?:(?:mut|vararg|val|var|\.\.\.|\*{1,2}|&)\s*)*(?P<parameter>[A-Za-z_]\w*)\s*\??"
+    r"(?:\s*:\s*(?P<type>[^\s=](?:[^=]|=>)*?)|\s[^=:]+)?(?:\s*=\s*(?P<default>[^=>].*?))?\s*"
+)
+_TYPE_FIRST = re.compile(
+    r"[^=]*[\s*&$](?P<parameter>[A-Za-z_]\w*)\s*(?:=\s*(?P<default>[^=].*?))?\s*"
+)
 _VERBS = {
     "get": "fetch", "set": "assign", "is": "has", "has": "holds", "add": "attach", "make": "form",
     "load": "obtain", "read": "scan", "write": "emit", "create": "produce", "remove": "discard",
@@ -58,7 +69,7 @@ class FalseValues:
         self._items: dict[str, dict[str, str]] = defaultdict(dict)  # family → item → its block
         self._near: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
         for fact, path in facts:
-            kind = family(fact.kind)
+            kind = _shelf(family(fact.kind), path)
             for item in value_items(fact):
                 self._items[kind].setdefault(item, fact.block)
                 self._near[(kind, path)].setdefault(item, fact.block)
@@ -87,7 +98,14 @@ class FalseValues:
         if kind == "guard":
             yield from _opposites(true, block.language)
         elif kind == "signature":
-            yield from self._renamed_parameter(true, path, chance)
+            own = fact.subject or block.name  # the subject of a callee's is the callee
+            yield from self._changed_signature(true, own, path, block.language)
+            return
+        elif kind == "annotation":
+            asked = fact.subject == "return"
+            types = self._types(true, path, chance)
+            yield from ((new, how) for new, how in types if asked or new != "None")
+            return
         elif kind == "usage":
             callee = true.split("(", 1)[0]
             yield from (
@@ -108,14 +126,16 @@ class FalseValues:
             if re.fullmatch(r"[A-Za-z_$][\w.$]*", true):
                 yield from self._invented(true, chance)
 
-    def _others(self, kind: str, path: str, chance: int) -> Iterator[tuple[str, str]]:
+    def _others(
+        self, kind: str, path: str, chance: int, tries: int = TRIES
+    ) -> Iterator[tuple[str, str]]:
         """Values of the same kind: of the same file first, then of all, from a drawn place on."""
         near, everywhere = self._near[(kind, path)], self._items[kind]
         own, names = list(near), self._lists.get(kind, [])
-        for at in range(min(TRIES, len(own))):
+        for at in range(min(tries, len(own))):
             item = own[(chance + at) % len(own)]
             yield item, near[item]
-        for at in range(min(TRIES, len(names))):
+        for at in range(min(tries, len(names))):
             item = names[(chance + at) % len(names)]
             yield item, everywhere[item]
 
@@ -142,22 +162,61 @@ class FalseValues:
                 changed = name[: match.start(1)] + edit + name[match.end(1) :]
                 yield changed, "which does not exist"
 
-    def _renamed_parameter(self, true: str, path: str, chance: int) -> Iterator[tuple[str, str]]:
-        """A signature with one parameter of another one's name."""
-        opened = true.find("(", true.find(")") + 1 if true.startswith("func (") else 0)
-        names = [
-            m for m in re.finditer(r"(?<=[(,])\s*\*{0,2}([A-Za-z_]\w*)", true[:]) if opened >= 0
-        ]
-        inside = [m for m in names if m.start(1) > opened and m.group(1) not in ("self", "cls")]
-        if not inside:
-            yield from self._invented(true, chance)
+    def _types(self, true: str, path: str, chance: int) -> Iterator[tuple[str, str]]:
+        """Other types that are declared in the language, those of the same file first."""
+        kind = _shelf("annotation", path)
+        for other, source in self._others(kind, path, chance, len(self._lists.get(kind, ()))):
+            literal = _type(other) in ("bool", "number", "text")
+            if not literal and differs("annotation", other, true):
+                yield other, f"of {source}"
+
+    def _changed_signature(
+        self, true: str, name: str, path: str, language: str
+    ) -> Iterator[tuple[str, str]]:
+        """A signature with one parameter, default or type changed; its own name stays."""
+        masked = mask(true, language)
+        opened = re.search(rf"(?<![\w$]){re.escape(name)}(?![\w$])[^()]*\(", masked)
+        if opened is None:
             return
-        match = inside[chance % len(inside)]
-        for other, _ in islice(self._others("parameters", path, chance), TRIES):
-            if re.fullmatch(r"\w+", other) and not re.search(rf"\b{other}\b", true):
-                yield true[: match.start(1)] + other + true[match.end(1) :], "a renamed parameter"
-        name = f"{match.group(1)}_value"
-        yield true[: match.start(1)] + name + true[match.end(1) :], "a renamed parameter"
+        begin, end = opened.end(), closing(masked, opened.end() - 1)
+        chance = draw(self.seed, "signature", path, true)
+        edits: list[list[tuple[str, str]]] = []
+        for start, stop in _parts(masked, begin, end):
+            parts = _parameter(masked[start:stop], language)
+            for what, (left, right) in parts.items():
+                old = true[start + left : start + right]
+                edits.append(
+                    [
+                        (true[: start + left] + new + true[start + right :], f"another {what}")
+                        for new in self._parts_instead(what, old, true, path, chance)
+                    ]
+                )
+        returned = re.search(r"->\s*(\S.*)", true[end:]) if language == "python" else None
+        if returned is not None:
+            at = end + returned.start(1)
+            types = self._types(returned.group(1), path, chance)
+            edits.append([(true[:at] + other, "another return type") for other, _ in types])
+        if not true[begin:end].strip() and language in _UNTYPED:
+            words = [*self._parts_instead("parameter", "value", true, path, chance), "value"]
+            edits.append([(true[:begin] + word + true[end:], "one more") for word in words])
+        for number in range(len(edits)):
+            yield from edits[(chance + number) % len(edits)]
+
+    def _parts_instead(
+        self, what: str, old: str, signature: str, path: str, chance: int
+    ) -> Iterator[str]:
+        """What may stand in a signature instead of a parameter's name, type or default."""
+        if what == "type":
+            yield from (new for new, _ in self._types(old, path, chance) if new != "None")
+        elif what == "default":
+            others = self._others("default", path, chance)
+            yield from (new for new, _ in others if differs("default", new, old))
+            yield from (new for new, _ in _edited(old))
+        else:
+            for new, _ in self._others("parameters", path, chance):
+                if re.fullmatch(r"\w+", new) and not re.search(rf"\b{new}\b", signature):
+                    yield new
+            yield f"{old}_value"
 
     def _code(self, fact: Fact, own: str) -> Iterator[tuple[str, str]]:
         """The code with one call renamed, one of the repository's own where there is one."""
@@ -180,6 +239,35 @@ def family(kind: str) -> str:
     return kind.partition("_")[2] or kind if kind in RELATED_KINDS else kind
 
 
+def _shelf(kind: str, path: str) -> str:
+    """Where values of a family are kept: types of every language apart."""
+    return f"{kind} {PurePosixPath(path).suffix}" if kind == "annotation" else kind
+
+
+def _parts(masked: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """The spans of [begin, end) between commas that no bracket surrounds."""
+    depth, start = 0, begin
+    for at in range(begin, end):
+        sign = masked[at]
+        if sign in "([{<":
+            depth += 1
+        elif sign in ")]}" or (sign == ">" and masked[at - 1] not in "-="):
+            depth -= 1
+        elif sign == "," and depth == 0:
+            yield start, at
+            start = at + 1
+    yield start, end
+
+
+def _parameter(masked: str, language: str) -> dict[str, tuple[int, int]]:
+    """Where a parameter's name, its type and its default stand; nothing for a receiver."""
+    form = _TYPE_FIRST if language in _TYPED_FIRST else _NAME_FIRST
+    match = form.fullmatch(masked)
+    if match is None or match["parameter"] in ("self", "cls", "this"):
+        return {}
+    return {what: match.span(what) for what, held in match.groupdict().items() if held}
+
+
 def differs(kind: str, one: str, other: str) -> bool:
     """Whether two values certainly do not mean the same, and are of one type."""
     a, b = _plain(one), _plain(other)
@@ -190,7 +278,10 @@ def differs(kind: str, one: str, other: str) -> bool:
         return len(first & second) <= 0.5 * min(len(first), len(second))
     if kind == "annotation":
         first, second = _words(one), _words(other)
-        return bool(first and second) and first != second
+        if first and second:
+            return first != second
+        words = [set(re.findall(r"\w+", text.lower())) for text in (one, other)]
+        return all(words) and words[0].isdisjoint(words[1])
     if kind in ("raises", "bases", "decorators"):
         last = {text.split("(")[0].rpartition(".")[2] for text in (a, b)}
         return len(last) == 2 and not any(last <= same for same in _SAME)

@@ -3,6 +3,7 @@
 Nothing here is trusted: `forge_mcp.raft.verify` derives every fact a second time, from a parse of
 the code. What the code does not say for certain is not derived at all: a list of calls that holds
 `f(x)(y)`, exceptions that are raised through a variable, conditions within other conditions.
+A heading such as "Args:" is no purpose.
 """
 
 from __future__ import annotations
@@ -35,6 +36,23 @@ ABBREVIATED = re.compile(
 )
 
 
+# A docstring that begins with a section: "Args:", "**Returns** (int) - x", "Note" on a line of its
+# own, an underlined title, "TODO", "Deprecated", ":param x:".
+_SECTION = (
+    r"(?:(?:other|keyword|optional|named|input|output) )?(?:parameter|param|argument|arg)|kwarg"
+    r"|return(?: value)?|yield|raise|throw|exception|error|warn|warning|note|nb|example(?: usage)?"
+    r"|usage(?: example)?|attribute|attr|property|properties|field|member|method|input|output"
+    r"|reference|see|todo|option|important|tip|hint|caution|description|summary|synopsis"
+)
+_HEADING = re.compile(
+    r"[^\w\n]*(?:$"
+    r"|(?-i:TODO|FIXME|XXX)\b|(?:deprecated|see[^\w\n]+also|params?)\b"
+    rf"|(?:{_SECTION})s?[*_` \t]*(?:\([^()\n]*\)[*_` \t]*)?(?::|[-–—]+(?:\s|$)|[^\w(),\n]*$))"
+    r"|[^\n]*\n[ \t]*([-=~^*_#\"'`+.])\1{2,}[ \t]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
 def derive(block: CodeBlock) -> list[Fact]:
     """Every fact of one document that a block gives, in the order of `KINDS`."""
     return [fact for kind in KINDS for fact in derive_kind(block, kind)]
@@ -61,8 +79,11 @@ def first_sentence(docstring: str) -> str:
     """The first sentence of a cleaned docstring on one line; '' where it is none.
 
     A sentence ends at `.`, `!` or `?` before a capital or the end, but not in `e.g. X`; it has at
-    least three words and 15 characters, and begins with a letter or a quoted word.
+    least three words and 15 characters, and begins with a letter or a quoted word. Behind a
+    heading such as "Returns:" there is none.
     """
+    if _HEADING.match(docstring.strip()):
+        return ""
     paragraph = re.split(r"\n\s*\n|\n\s*[@:]\w", docstring.strip(), maxsplit=1)[0]
     text = " ".join(paragraph.split())
     sentence = text

@@ -56,7 +56,7 @@ from forge_mcp.schemas.raft_examples import (
 )
 from forge_mcp.settings import RaftSettings
 
-GENERATOR_VERSION = 3  # part of a dataset's inputs: raise it when the same corpus gives other rows
+GENERATOR_VERSION = 4  # part of a dataset's inputs: raise it when the same corpus gives other rows
 ORACLES_ROOM = 0.7  # share of the documents' room that the oracles may take together
 
 Progress = Callable[[int, int], None]

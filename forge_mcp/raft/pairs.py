@@ -120,12 +120,13 @@ def kept_back(pair: QAPair) -> QAPair:
 
 
 def gives_away(pair: QAPair) -> bool:
-    """Whether all of the answer stands in the question besides the names in it."""
+    """Whether all of the answer stands in the question, its path too, besides the names in it."""
     fact = pair.fact
-    typed = pair.named.partition(" (")[0].endswith(")`")  # an overload, named with its types
+    label = pair.named[: pair.named.find("`", 1) + 1]  # without the path behind it
+    typed = label.endswith(")`")  # an overload, named with its types
     if typed and fact.kind == "annotation" and fact.subject != "return":
         return True
-    rest = pair.question.replace(pair.named, " ").replace(f"`{fact.subject}`", " ")
+    rest = pair.question.replace(label, " ").replace(f"`{fact.subject}`", " ")
     return all(_stands(item, rest) for item in value_items(fact))
 
 
@@ -209,6 +210,10 @@ def _pair(
     """The first question on a fact, or None where it is not certain or cannot be quoted."""
     block, variant = oracles[0], variant_of(fact, seed)
     named = names.symbol(block)
+    # A test's name alone is an answer only where it is one test's.
+    if fact.kind == "tests" and not names.unique(oracles[1]):
+        skipped["ambiguous_name"] += 1
+        return None
     if not check(fact, oracles):
         skipped["fact_not_confirmed"] += 1
         return None

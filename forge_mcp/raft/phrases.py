@@ -64,7 +64,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "What exceptions might {s} {throw} itself?",
         "Which errors are raised in {s}?",
         "Which exception types does the body of {s} {throw}?",
-        "What must a caller of {s} be ready to catch from its own body?",
+        "Which exceptions does the body of {s} {throw} by itself?",
     ),
     "guard": (
         "When does {s} {throw} `{p}`?",
@@ -167,14 +167,14 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "callee_raises": (
         "Which exceptions does the `{p}` that {s} calls {throw}?",
         "{s} calls `{p}`. Which exceptions might that {throw}?",
-        "Which exceptions can reach {s} out of the body of `{p}`, which it calls?",
+        "`{p}`, which {s} calls, {throws} which exceptions in its own body?",
         "What can go wrong in the `{p}` that {s} calls: which exceptions does it {throw}?",
         "With which errors may the `{p}` called by {s} fail?",
     ),
     "callee_default": (
         "What is the default value of `{p}` in the `{c}` that {s} calls?",
         "{s} calls `{c}`. Which default does its parameter `{p}` have?",
-        "When {s} calls `{c}` without `{p}`, which value is used for it?",
+        "{s} calls `{c}`. Which default does `{p}` have there?",
         "Which value does the `{c}` used by {s} take for `{p}` by default?",
         "To what does `{p}` fall back in what {s} calls as `{c}`?",
     ),
@@ -222,7 +222,7 @@ QUESTIONS |= {
         "Which error values might {s} return itself?",
         "Which errors are returned by name in {s}?",
         "Which errors of its own does the body of {s} return?",
-        "Which named errors must a caller of {s} be ready for?",
+        "Which named errors does the body of {s} return by itself?",
     ),
     "go_guard": (
         "When does {s} return `{p}`?",
@@ -241,7 +241,7 @@ QUESTIONS |= {
     "go_callee_raises": (
         "Which named errors does the `{p}` that {s} calls return?",
         "{s} calls `{p}`. Which named errors might that return?",
-        "Which named errors can reach {s} out of the body of `{p}`, which it calls?",
+        "`{p}`, which {s} calls, returns which named errors in its own body?",
         "What can go wrong in the `{p}` that {s} calls: which named errors does it return?",
         "With which named errors may the `{p}` called by {s} fail?",
     ),

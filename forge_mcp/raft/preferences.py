@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from forge_mcp.raft.code_tasks import fence, indentation
 from forge_mcp.raft.corruptions import FalseValues, family
 from forge_mcp.raft.documents import example_documents
-from forge_mcp.raft.facts import RELATED_KINDS
+from forge_mcp.raft.facts import RELATED_KINDS, derive_kind
 from forge_mcp.raft.verify import check
 from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.schemas.prompt import escape, render_answer, render_messages
@@ -38,7 +38,10 @@ def preference_pairs(
         system_prompt: of the chats.
     """
     asked = [e for e in examples if e.split == "train" and not e.oracle_absent]
-    values = FalseValues(((e.fact, documents[e.fact.block].path) for e in asked), known, seed)
+    shown = dict.fromkeys(i for e in asked for i in e.oracle_ids)
+    types = [fact for i in shown for fact in derive_kind(documents[i], "annotation")]
+    told = [*(example.fact for example in asked), *types]
+    values = FalseValues(((fact, documents[fact.block].path) for fact in told), known, seed)
     pairs, seen = [], set()
     for example in asked:
         fact = example.fact
@@ -55,8 +58,8 @@ def preference_pairs(
         rejected = escape(value)
         if fact.kind == "code":
             rejected = fence(indentation(block) + value, block.language)
-        shown = example_documents(example, documents)
-        messages = render_messages(shown, example.question, system_prompt=system_prompt)
+        beside = example_documents(example, documents)
+        messages = render_messages(beside, example.question, system_prompt=system_prompt)
         pairs.append(
             PreferencePair(
                 prompt=messages[-1].content,

@@ -62,6 +62,11 @@ RECALLED = (
     "This is about `{n}` in {f}.",
     "The repository defines `{n}` in {f}.",
 )
+RECALLED_MODULE = (
+    "`{f}` is a file of the repository.",
+    "This is about the file `{f}`.",
+    "The repository has a file `{f}`.",
+)
 ABSENT = (
     "The documents show {d}; {s} is not among them.",
     "None of the documents shows {s}: they are about {d}.",
@@ -89,7 +94,8 @@ def generate_reasoning(fact: Fact, oracles: Sequence[CodeBlock], variant: int = 
 
 def recalled(block: CodeBlock, variant: int) -> str:
     """The reasoning of a closed-book row."""
-    return fill(RECALLED[variant % len(RECALLED)], n=name_of(block), f=escape(block.path))
+    templates = RECALLED_MODULE if block.block_type == "module" else RECALLED
+    return fill(templates[variant % len(templates)], n=name_of(block), f=escape(block.path))
 
 
 def absent_reasoning(symbol: str, shown: Sequence[str], variant: int, *, known: bool) -> str:

@@ -70,6 +70,8 @@ def check(fact: Fact, oracles: Sequence[CodeBlock]) -> bool:
         items = value_items(fact)
         if not 0 < len(items) <= LIMITS[fact.kind] or fact.value != fact_value(fact.kind, items):
             return False
+        if not fact.value:  # of a purpose or of code
+            return False
     if fact.kind == "code":
         return _code(fact, oracles)
     if fact.block != oracles[0].id or len({oracle.id for oracle in oracles}) < len(oracles):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 
 from tree_sitter import Node
 
@@ -70,9 +69,9 @@ class Body:
     # -- raises -------------------------------------------------------------------------------
 
     def raises(self) -> list[str] | None:
-        """Types that are thrown; "?" for what is thrown otherwise; what was caught is passed on."""
+        """Types that are thrown; None where anything else is, as what was caught or given."""
         if self.language == "go":
-            return self._go_errors()
+            return _certain(self._go_errors())
         every = [n for n in self._nodes() if n.type == "throw_statement"]
         own = [
             n
@@ -81,14 +80,13 @@ class Body:
         ]
         if len(every) != len(own) or any(self._caught(node) for node in own):
             return None
+        hidden = self.local_names()
         names = [self._thrown(node) for node in own]
-        return [name for name in names if name]
+        return _certain(["?" if name in hidden else name for name in names])
 
     def _thrown(self, node: Node) -> str:
-        """The name of a thrown type; '' for a caught exception, "?" for anything else."""
+        """The name of a thrown type; "?" for anything else, as a variable or what was caught."""
         value = parts_of(node)[0]
-        if value.type == "identifier":
-            return "" if text_of(value) in self._caught_names else "?"
         called = field_of(value, "constructor", "type", "function")
         if value.type not in ("new_expression", "object_creation_expression", "call_expression"):
             return "?"
@@ -96,17 +94,6 @@ class Body:
         last = name.rpartition(".")[2].lstrip("_")
         plain = re.fullmatch(r"[\w$.]+", name) and last[:1].isupper()
         return name if plain else "?"
-
-    @cached_property
-    def _caught_names(self) -> set[str]:
-        """Names of the exceptions that some `catch` holds."""
-        found = set()
-        for node in self._nodes():
-            if node.type == "catch_clause":
-                holders = [c for c in node.children if c.type == "catch_formal_parameter"]
-                holder = field_of(holders[0], "name") if holders else field_of(node, "parameter")
-                found.add(text_of(holder))
-        return found
 
     def _caught(self, node: Node) -> bool:
         """Whether a statement stands in the body of a `try` that catches."""
@@ -234,9 +221,7 @@ class Body:
         return own if set(own) == set(self._called(self._nodes())) else None
 
     def _called(self, nodes: Sequence[Node]) -> list[str]:
-        raising = [
-            n for n in nodes if n.type == "throw_statement" and self._thrown(n) not in ("", "?")
-        ]
+        raising = [n for n in nodes if n.type == "throw_statement" and self._thrown(n) != "?"]
         thrown = {parts_of(n)[0].id for n in raising}
         found = [callee_of(n) for n in self._call_nodes(nodes) if n.id not in thrown]
         found += ["?" for n in nodes if n.type in ("class_body", "decorator")]
@@ -278,6 +263,11 @@ class Body:
                     for word in re.findall(r"[\w$]+", row[0])
                 }
         return names
+
+
+def _certain(names: list[str] | None) -> list[str] | None:
+    """The names, or None where one of them is not known."""
+    return None if names is None or "?" in names else names
 
 
 def _is_error(name: str) -> bool:

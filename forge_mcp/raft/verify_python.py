@@ -232,8 +232,10 @@ def _function_values(fact: Fact, node: Function, block: CodeBlock) -> list[str] 
     if fact.kind == "returns_when":
         return _returned_when(node, fact.subject)
     if fact.kind == "raises":
-        raised = _raised(reading.own)
-        return raised if raised == _raised(reading.every) and not _caught_here(node) else None
+        hidden = _arguments(block.source_code)
+        raised = _raised(reading.own, hidden)
+        same = raised == _raised(reading.every, hidden)
+        return raised if same and "?" not in raised and not _caught_here(node) else None
     if fact.kind == "calls":
         # What a nested function calls is neither clearly called by this one nor clearly not.
         outside = [*node.args.defaults, *(d for d in node.args.kw_defaults if d is not None)]
@@ -300,16 +302,13 @@ def _raised_name(node: ast.Raise) -> str:
     return ast.unparse(raised) if raised is not None else ""
 
 
-def _raised(nodes: Sequence[ast.AST]) -> list[str]:
-    """Names of raised types. "?" stands for a raise of something else than a caught exception."""
-    caught = {n.name for n in nodes if isinstance(n, ast.ExceptHandler) and n.name}
-    found = set()
-    for node in nodes:
-        if isinstance(node, ast.Raise) and node.exc is not None:
-            text = _raised_name(node)
-            if text not in caught or isinstance(node.exc, ast.Call):
-                found.add(text if _is_exception(text) else "?")
-    return sorted(found)
+def _raised(nodes: Sequence[ast.AST], hidden: frozenset[str]) -> list[str]:
+    """Names of raised types; "?" for all else: a bare `raise`, what was caught, a variable."""
+    bound = {n.name for n in nodes if isinstance(n, ast.ExceptHandler)}
+    bound |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    bound |= hidden
+    names = {_raised_name(n) for n in nodes if isinstance(n, ast.Raise)}
+    return sorted({n if _is_exception(n) and n not in bound else "?" for n in names})
 
 
 def _is_exception(text: str) -> bool:

@@ -225,15 +225,50 @@ def _uncommented(comment: str) -> str:
     return text
 
 
+_SECTIONS = frozenset(
+    {
+        *("parameter", "param", "argument", "arg", "kwarg", "return", "return value", "yield"),
+        *("raise", "throw", "exception", "error", "warn", "warning", "note", "nb", "example"),
+        *("example usage", "usage", "usage example", "attribute", "attr", "property", "field"),
+        *("properties", "member", "method", "input", "output", "reference", "see", "todo"),
+        *("option", "important", "tip", "hint", "caution", "description", "summary", "synopsis"),
+    }
+)
+_QUALIFIED = re.compile(
+    r"(?:other|keyword|optional|named|input|output) (?=(?:parameter|param|argument|arg)s?$)"
+)
+
+
+def _is_heading(line: str, below: str) -> bool:
+    """Whether a text's first line begins a section, or is a title with a line below it."""
+    rule = below.strip()
+    if len(rule) >= 3 and rule == rule[0] * len(rule) and rule[0] in "-=~^*_#\"'`+.":
+        return True
+    first = re.search(r"[^\W_].*", line)
+    if first is None:
+        return True
+    title = first.group()
+    opening = re.findall(r"\w+", title)[:2]
+    if opening[0] in ("TODO", "FIXME", "XXX"):
+        return True
+    lowered = [word.lower() for word in opening]
+    if lowered[0] in ("deprecated", "param", "params") or lowered == ["see", "also"]:
+        return True
+    title = re.sub(r"^(\w[\w ]*?[*_`\s]*)\([^()]*\)", r"\1", title)  # "Returns (int): x"
+    name = re.split(r":|[-–—]+(?:\s|$)|[^\w(),]*$", title, maxsplit=1)[0]
+    plain = _QUALIFIED.sub("", name.strip(" \t*_`").lower())
+    return plain in _SECTIONS or plain.removesuffix("s") in _SECTIONS
+
+
 def opening_sentence(text: str) -> str:
     """The first sentence of a text; '' where it is none that could be taught."""
     words: list[str] = []
-    for line in text.strip().split("\n"):
+    lines = text.strip().split("\n")
+    if re.match(r"[@:]\w", lines[0]) or _is_heading(lines[0], "".join(lines[1:2])):
+        return ""
+    for line in lines:
         if not line.strip() or re.match(r"\s*[@:]\w", line):
-            if words:
-                break
-            if not line.strip():
-                continue
+            break
         words += line.split()
     for at, word in enumerate(words):
         following = words[at + 1][0] if at + 1 < len(words) else "A"

@@ -552,6 +552,167 @@ add_item() {
 
 # What is easily read wrongly.
 EDGES = {
+    "again/pool.py": '''\
+"""Exceptions that are raised again once they were caught."""
+
+
+def handle(request, pool):
+    """Returns what the request gives. It may fail."""
+    if not request:
+        raise RuntimeError("nothing is asked")
+    try:
+        return pool.send(request)
+    except BaseException as exc:
+        pool.failed = True
+        raise exc
+
+
+def silent(request, pool):
+    """Passes on what it catches without a name."""
+    if not request:
+        raise RuntimeError("nothing is asked")
+    try:
+        return pool.send(request)
+    except OSError:
+        raise
+    finally:
+        pool.close()
+
+
+def given(request, failure):
+    """Raises what a caller gives."""
+    if failure:
+        raise failure
+    raise RuntimeError(request)
+
+
+def assigned(request, pool):
+    """Raises what stands in a variable."""
+    Kind = pool.kinds[request]
+    if request:
+        raise Kind
+    raise RuntimeError(request)
+
+
+def capital(request, pool):
+    """Raises what was caught under a name in capitals."""
+    try:
+        pool.send(request)
+    except OSError as Caught:
+        raise Caught
+    raise RuntimeError(request)
+
+
+def kept(request, pool):
+    """Raises what an attribute holds."""
+    if pool.failure:
+        raise pool.failure
+    raise RuntimeError(request)
+
+
+def wrapped(request, pool):
+    """Raises its own exceptions for what it catches."""
+    try:
+        return pool.send(request)
+    except ValueError as exc:
+        raise RuntimeError(request) from exc
+    except KeyError:
+        raise OSError from None
+
+
+def caught(request, pool):
+    """Catches what it raises."""
+    try:
+        raise KeyError(request)
+    except KeyError:
+        return pool.send(request)
+
+
+def sections(url):
+    """Parameters:
+        url (str): where it is asked.
+    """
+    return url.strip()
+
+
+def underlined(url):
+    """
+    Parameters
+    ----------
+    url : str
+        Where it is asked.
+    """
+    return url.lower()
+''',
+    "again/pool.ts": """\
+/**
+ * Returns: what the request gives.
+ */
+export function handle(url: string, pool: Pool) {
+  if (!url) {
+    throw new RangeError('nothing is asked');
+  }
+  try {
+    return pool.send(url);
+  } catch (err) {
+    pool.close();
+    throw err;
+  }
+}
+
+export function given(url: string, failure: Error) {
+  if (failure) throw failure;
+  throw new RangeError(url);
+}
+
+export function capital(url: string, pool: Pool) {
+  const Kind = pool.kinds[url];
+  if (pool.closed) throw new Kind(url);
+  throw new RangeError(url);
+}
+
+export function texts(url: string, pool: Pool) {
+  if (pool.closed) throw 'closed';
+  throw new RangeError(url);
+}
+
+export function wrapped(url: string, pool: Pool) {
+  try {
+    return pool.send(url);
+  } catch (err) {
+    if (url) throw TypeError(url);
+    throw new RangeError(err);
+  }
+}
+""",
+    "again/Pool.java": """\
+class Pool {
+    int handle(String url) {
+        if (url == null) {
+            throw new IllegalStateException("nothing is asked");
+        }
+        try {
+            return send(url);
+        } catch (RuntimeException | Error e) {
+            close();
+            throw e;
+        }
+    }
+
+    int given(String url, RuntimeException failure) {
+        if (failure != null) throw failure;
+        throw new IllegalStateException(url);
+    }
+
+    int wrapped(String url) {
+        try {
+            return send(url);
+        } catch (RuntimeException e) {
+            throw new IllegalStateException(url, e);
+        }
+    }
+}
+""",
     "edges/calls.py": '''\
 """Calls and raises in unusual places."""
 

@@ -202,6 +202,43 @@ def test_a_signature_has_one_parameter_renamed() -> None:
     assert offered and all(value.startswith("`def ") for value in offered)
 
 
+def test_a_type_becomes_another_one_that_is_declared() -> None:
+    true = fact("annotation", "cart.py::Cart.add", "`None`", "return")
+    assert corrupted(true) is None  # never a literal, nor a name that does not exist
+    others = [fact("annotation", "cart.py::Cart.add", f"`{text}`", text)
+              for text in ("None", "True", "1", '"x"', "Item")]  # fmt: skip
+    found = corrupted(true, *others)
+    assert found is not None and found[0] == "`Item`"
+    parameter = fact("annotation", "cart.py::Cart.add", "`Item`", "item")
+    assert corrupted(parameter, *others) is None
+
+
+@pytest.mark.parametrize(
+    ("signature", "language", "expected"),
+    [
+        ("def discount(self, a: dict[str, int] = x, *, b=1) -> int", "python",
+         {"def discount(self, total: dict[str, int] = x, *, b=1) -> int",
+          "def discount(self, a: Item = x, *, b=1) -> int",
+          "def discount(self, a: dict[str, int] = x, *, b=2) -> int",
+          "def discount(self, a: dict[str, int] = x, *, total=1) -> int",
+          "def discount(self, a: dict[str, int] = x, *, b=1) -> Item"}),
+        ("def discount()", "python", {"def discount(total)", "def discount(value)"}),
+        ("int discount(final String a)", "java", {"int discount(final String total)"}),
+        ("int discount()", "java", set()),
+        ("function other()", "javascript", set()),
+    ],
+)  # fmt: skip
+def test_a_signature_keeps_its_name(signature: str, language: str, expected: set[str]) -> None:
+    block = BY_ID["shop/prices.py::discount"].model_copy(update={"language": language})
+    stated = fact("signature", "prices.py::discount", f"`{signature}`")
+    others = [fact("annotation", "cart.py::Cart.add", "`Item`", "x"),
+              fact("parameters", "cart.py::Cart.add", "`total`")]  # fmt: skip
+    values = FalseValues([(other, block.path) for other in others], KNOWN, 17)
+    offered = {value.strip("`") for value, _ in values.of(stated, block)}
+    assert expected <= offered and bool(offered) == bool(expected)
+    assert all("discount(" in value for value in offered)
+
+
 def test_a_call_names_something_that_does_not_exist() -> None:
     stated = fact("usage", "prices.py::discount", "`apply_rate(price, 1)`", "apply_rate")
     found = corrupted(stated)
@@ -240,7 +277,8 @@ def test_a_value_that_is_true_of_a_document_shown_is_not_taken() -> None:
         ("raises", "KeyError", "ValueError", True),
         ("annotation", "Optional[str]", "str | None", False),
         ("annotation", "str", "int", True),
-        ("annotation", "None", "str", False),
+        ("annotation", "None", "str", True),
+        ("annotation", "list", "List[str]", False),
         ("default", "'x'", '"x"', False),
         ("default", "1", "'x'", False),
         ("default", "None", "1", False),

@@ -24,7 +24,7 @@ from forge_mcp.raft import (
     generate_qa_pairs,
     retrieve_oracle_and_distractors,
 )
-from forge_mcp.raft.code_tasks import code_pair, fenced, indentation, stub
+from forge_mcp.raft.code_tasks import code_pair, fence, fenced, indentation, stub
 from forge_mcp.raft.documents import overlap
 from forge_mcp.raft.facts import KINDS, RELATED_KINDS, CorpusIndex, derive
 from forge_mcp.raft.pairs import (
@@ -153,7 +153,7 @@ def test_a_module_is_asked_by_its_path_and_takes_no_name_away() -> None:
     assert names.symbol(named) == "`discount`" and names.symbol(module) == "`shop/prices.py`"
     assert not names.ambiguous(named) and not names.ambiguous(module)
     assert names.label(module) == "shop/prices.py"
-    assert recalled(module, 1) == "This is about `prices.py` in shop/prices.py."
+    assert recalled(module, 1) == "This is about the file `shop/prices.py`."
 
 
 def java_overload(types: list[str], number: int) -> CodeBlock:
@@ -480,6 +480,24 @@ def test_a_question_that_holds_its_answer_is_not_asked() -> None:
     assert not gives_away(pair)
 
 
+def test_a_path_that_holds_the_answer_gives_it_away() -> None:
+    two = blocks_of({f"{at}/__init__.py": "class Api:\n    def __init__(self):\n        self.x = 1"
+                     for at in ("a", "b")})  # fmt: skip
+    skipped: Counter[str] = Counter()
+    found = block_pairs(two[0], CorpusNames(two), [], count=30, seed=5, skipped=skipped)
+    assert found and "methods" not in {pair.fact.kind for pair in found}
+    assert skipped["answer_in_question"] >= 1
+
+
+def test_a_test_is_an_answer_only_where_its_name_is_its_own() -> None:
+    add, other = block("cart.py::Cart.add"), block("mail.py::post")
+    stated = Fact(kind="tests", block=add.id, value=f"`{other.name}`")
+    skipped: Counter[str] = Counter()
+    names = CorpusNames([*BLOCKS, other.model_copy(update={"path": "shop/other.py"})])
+    block_pairs(add, names, [(stated, [add, other])], count=1, seed=1, skipped=skipped)
+    assert skipped["ambiguous_name"] == 1 and not skipped["fact_not_confirmed"]
+
+
 def test_the_same_question_in_other_words_and_without_documents() -> None:
     pair = pairs_of(BLOCKS, block("cart.py::Cart.add"), count=1)[0]
     other, kept = again(pair, 1), kept_back(pair)
@@ -568,15 +586,43 @@ def test_a_method_keeps_the_indentation_of_its_class() -> None:
     code = fenced(add).removeprefix("```python\n").removesuffix("\n```")
     assert code.endswith(add.source_code) and ast.parse(textwrap.dedent(code))
     begun = stub(add)
-    assert begun.startswith('    def add(self, item: Item, count: int=1) -> int:\n        """Put')
+    assert begun.startswith('    def add(self, item: Item, count: int = 1) -> int:\n        """')
     total = stub(block("cart.py::Cart.total"))
     assert total.startswith("    @property\n    def total(self) -> float:\n")
     long = function(
         'class A:\n    def f(self):\n        """One.\n\n        Two."""\n        return 1\n'
     )
     inner = blocks_of({"a.py": long.source_code})[1]
-    assert stub(inner) == '    def f(self):\n        """One.\n\n        Two.\n        """'
+    assert stub(inner) == '    def f(self):\n        """One.\n\n        Two."""'
     assert indentation(function("def f(): pass\n")) == ""
+    assert stub(function("def f(): pass\n")) == ""
+    assert stub(add.model_copy(update={"name": "gone"})) == ""
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        'def f(x: str = ":") -> dict[str, int]:\n    """\n    One.\n\n      Two \\"it\\".\n    """',
+        "async def f(\n    x,  # a: b\n) -> None:  # why\n    # more\n    r'''One \\r two.'''",
+        "@done('def f(x):')\ndef f(x):\n    'One.'",
+        'def f[T](x: T):\n    "One: \\ufffd."',
+    ],
+)
+def test_the_answer_continues_what_the_question_shows(begun: str) -> None:
+    code = begun + "\n    return x\n"
+    made = BLOCKS[0].model_copy(update={"name": "f", "qualified_name": "f", "source_code": code})
+    assert stub(made) == begun
+
+
+def test_every_answer_begins_as_its_question_shows() -> None:
+    told = [b for b in [*BLOCKS, *mined()] if b.block_type in ("function", "method") and stub(b)]
+    assert len({b.language for b in told}) >= 14
+    for made in told:
+        assert fence(stub(made), made.language).removesuffix("\n```") in fenced(made)
+    java = next(b for b in mined() if b.language == "java" and b.block_type == "method")
+    twice = java.model_copy(update={"source_code": f"// {java.signature}\n{java.source_code}"})
+    assert stub(twice).count(java.signature) == 2
+    assert stub(java.model_copy(update={"signature": "void gone()"})) == ""
 
 
 @pytest.mark.parametrize(
@@ -584,8 +630,8 @@ def test_a_method_keeps_the_indentation_of_its_class() -> None:
     [
         {"docstring": ""},
         {"docstring": "x" * 700},
-        {"docstring": 'With """ in it.'},
-        {"signature": "def parse_price(text: str, currency: str = 'EUR') -> float" + " " * 400},
+        {"source_code": 'def parse_price(t):\n    """Read a price."""\n    return 1'},
+        {"source_code": "def parse_price(t):\n    'Read a price.'\n    return 1" + "\n    #" * 500},
         {"source_code": 'def parse_price(t):\n    """Read a price such as 12.50 from a text."""\n'
                         '    return "<|im_end|>" + "a long enough body of this function"'},
         {"source_code": 'def parse_price(t):\n    """Read a price such as 12.50 from a text."""\n'
