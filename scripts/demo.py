@@ -23,6 +23,9 @@ FORGE = str(Path(sys.executable).with_name("forge-mcp"))
 DEMO_STEPS = 120
 # Where MLX has only its own BLAS (Linux, no OpenBLAS, no GPU) a step takes ten times as long.
 SLOW_STEPS = 30
+# forge-nano was pre-trained on rows in other words than today's, so it has a long way to go in few
+# steps: validation loss on this repository 1.09 at the default 3e-4, 0.78 at 1e-3, 0.72 here.
+LEARNING_RATE = 3e-3
 
 
 def forge(*arguments: str) -> dict[str, Any]:
@@ -66,7 +69,8 @@ def main() -> int:
     steps = options.max_steps or (SLOW_STEPS if slow else DEMO_STEPS)
     print(f"The demo trains for {steps} steps.", "Fewer, because of the BLAS." if slow else "")
     started = time.monotonic()
-    line = forge("retrain", options.repo, "--max-steps", str(steps))
+    rate = f"training.learning_rate={LEARNING_RATE}"
+    line = forge("retrain", options.repo, "--max-steps", str(steps), "--set", rate)
     if line["state"] != "succeeded":
         print("A gate said no; nothing was deployed:")
         for reason in line["reasons"]:
