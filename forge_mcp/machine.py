@@ -8,6 +8,7 @@ nothing to do (Accelerate and Metal).
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 import shutil
@@ -170,6 +171,20 @@ def available_bytes() -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """For work that makes many objects and no cycles: looking for garbage only costs time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.freeze()  # or else enabling it looks at all that was made meanwhile
+            gc.enable()
+            gc.unfreeze()
 
 
 def describe() -> dict[str, str]:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from forge_mcp.machine import without_collection
 from forge_mcp.mining.files import SourceFile, header_language, list_files
 from forge_mcp.mining.languages import language
-from forge_mcp.mining.repository import mine_repository, without_collection
+from forge_mcp.mining.repository import mine_repository
 from forge_mcp.mining.text import decode, text_skip_reason
 from forge_mcp.settings import Settings, load_settings
 from mining_peers.chunk import told_of_chunks

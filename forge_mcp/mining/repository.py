@@ -7,7 +7,6 @@ file and the settings alone, and its dependencies are resolved afterwards, in on
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import multiprocessing
 import os
@@ -20,7 +19,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
@@ -31,7 +29,7 @@ from typing import cast
 from pydantic_core import from_json, to_json
 
 from forge_mcp.errors import ForgeError
-from forge_mcp.machine import cores
+from forge_mcp.machine import cores, without_collection
 from forge_mcp.mining.blocks import MinedBlock, make_blocks
 from forge_mcp.mining.cache import (
     DamagedRow,
@@ -441,20 +439,6 @@ def _mine_all(job: _Job, tasks: list[_Task]) -> Iterator[FileResult]:
         ) from error
     finally:  # also on Ctrl-C: what runs finishes its few files, the rest never starts
         executor.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """Mining makes many objects and no cycles: looking for garbage meanwhile only costs time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.freeze()  # or else enabling it looks at all that was made meanwhile
-            gc.enable()
-            gc.unfreeze()
 
 
 def _ignore_interrupts() -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, pstdev
 
+from forge_mcp.machine import without_collection
 from forge_mcp.quality.among import faults_among
 from forge_mcp.quality.checks import example_text
 from forge_mcp.quality.contamination import Contamination, load_humaneval
@@ -98,7 +97,7 @@ def validate_dataset(
     Raises:
         BadInput: quality.humaneval_path is no file of HumanEval problems.
     """
-    with _without_collection():
+    with without_collection():
         return _validate(examples, documents, settings, progress, malformed)
 
 
@@ -163,18 +162,6 @@ def _validate(
         list(malformed),
         documents,
     )
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """No cycles are made here, and looking for them among so many objects takes a fifth longer."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _contaminated(

@@ -39,6 +39,7 @@ from mining_helpers import (
     write,
 )
 
+from forge_mcp import machine
 from forge_mcp.errors import BadInput, ForgeError
 from forge_mcp.mining import cache as cache_module
 from forge_mcp.mining import repository
@@ -135,13 +136,13 @@ def test_workers_leave_interrupts_to_their_parent() -> None:
 
 def test_garbage_collection_is_as_before() -> None:
     assert gc.isenabled()
-    with pytest.raises(ValueError, match="inside"), repository.without_collection():
+    with pytest.raises(ValueError, match="inside"), machine.without_collection():
         assert not gc.isenabled()
         raise ValueError("inside")
     assert gc.isenabled()
     gc.disable()
     try:
-        with repository.without_collection():
+        with machine.without_collection():
             pass
         assert not gc.isenabled()
     finally:
