@@ -26,7 +26,9 @@ from forge_mcp.schemas.prompt import ABSTAIN_ANSWER, find_quote, parse_answer
 from forge_mcp.training.batching import Example
 
 BATCH = 16  # prompts that are answered together
-UNORDERED_KINDS = frozenset({"raises", "calls", "methods", "imports", "returns", "callee_raises"})
+UNORDERED_KINDS = frozenset(
+    {"raises", "calls", "methods", "imports", "returns", "callee_raises", "callers"}
+)
 LITERALS = frozenset({"None", "True", "False", "null", "undefined", "nil", "true", "false"})
 
 _SPAN = re.compile(r"`([^`\n]+)`")

@@ -46,8 +46,11 @@ class Case:
 def held_out(dataset: Artifact, split: Split = "test") -> list[Case]:
     """The cases of a split, in the order of examples.jsonl.
 
+    Closed-book rows are left aside: they ask about trained blocks and show nothing, so that they
+    neither are held out nor can be cited, abstained from or told from inventions.
+
     Raises:
-        BadInput: the split is empty.
+        BadInput: the split has no other rows.
         CorruptArtifact: its files do not belong together.
     """
     blocks = {row["id"]: CodeBlock.model_validate(row) for row in dataset.rows("documents.jsonl")}
@@ -63,7 +66,7 @@ def held_out(dataset: Artifact, split: Split = "test") -> list[Case]:
             cause=f"{len(rows)} rows, but {len(examples)} examples of that split",
             next_step=f"Delete {dataset.path} and run the step that made it again.",
         )
-    if not examples:
+    if all(example.closed_book for example in examples):
         raise BadInput(
             f"The {split} split of {dataset.id} is empty, so there is nothing to judge on.",
             cause="no file of the repository was held out, or all its examples were dropped",
@@ -72,6 +75,8 @@ def held_out(dataset: Artifact, split: Split = "test") -> list[Case]:
         )
     cases = []
     for example, row in zip(examples, rows, strict=True):
+        if example.closed_book:
+            continue
         oracles = tuple(blocks[id] for id in example.oracle_ids)
         named = (*oracles, *(blocks[id] for id in example.distractor_ids))
         shown = tuple(b for b in named if render_document(b) in row.messages[-2].content)
@@ -84,7 +89,7 @@ def learnt_from(dataset: Artifact) -> set[str]:
     asked: set[str] = set()
     for example in map(RaftExample.model_validate, dataset.rows("examples.jsonl")):
         if example.split == "train":
-            asked.update(example.oracle_ids)
+            asked.update((example.fact.block, *example.oracle_ids))
     return {row["content_hash"] for row in dataset.rows("documents.jsonl") if row["id"] in asked}
 
 

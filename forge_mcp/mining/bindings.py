@@ -16,7 +16,6 @@ from forge_mcp.mining.definitions import Definition
 WORD = re.compile(r"[^\W\d]\w*")
 KEY = re.compile(r"\w+\s*:")  # of a pattern: `{x: y}` binds y
 NAMED_RESULT = re.compile(r"[(,]\s*(\w+)\s+[\w*\[(]")  # Go's `(n int, err error)`
-NAME_PART, WORD_PART = re.compile(r"[\w.$]"), re.compile(r"[\w$]")
 
 
 class _Binding(NamedTuple):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from forge_mcp.judging.evaluator import Deployed, Evaluation
     from forge_mcp.judging.report import EvaluationReport
 
-VERSION = 1  # of the judging engine: change it when equal inputs would give other figures
+VERSION = 2  # of the judging engine: change it when equal inputs would give other figures
 
 
 class EvaluateRequest(SkillRequest):

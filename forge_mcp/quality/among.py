@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from forge_mcp.quality.duplicates import find_duplicates
 from forge_mcp.quality.texts import prose, words
+from forge_mcp.raft.splits import PRECEDENCE
 from forge_mcp.schemas.code_blocks import CodeBlock
-from forge_mcp.schemas.raft_examples import RaftExample, Split
+from forge_mcp.schemas.raft_examples import RaftExample
 
 SAME_WORDS = 0.8  # share of the words of two questions on one fact that makes them one
-# Who keeps a repeated example: a held-out split does, so that training never sees its questions.
-PRECEDENCE: tuple[Split, ...] = ("test", "valid", "train")
 
 
 def faults_among(
@@ -104,6 +103,7 @@ def _near(one: RaftExample, other: RaftExample) -> bool:
 
 
 def _precedence(example: RaftExample) -> int:
+    """Who keeps a repeated example: a held-out split, so that training never sees its questions."""
     return PRECEDENCE.index(example.split) if example.split in PRECEDENCE else len(PRECEDENCE)
 
 

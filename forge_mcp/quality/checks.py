@@ -20,6 +20,7 @@ from forge_mcp.quality.texts import INJECTION, faults, without_quotes
 from forge_mcp.raft.explained import EXPLAINED
 from forge_mcp.raft.facts import KINDS, RELATED_KINDS
 from forge_mcp.raft.pairs import also_answers
+from forge_mcp.raft.shares import difficulty_of
 from forge_mcp.raft.verify import check
 from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.schemas.prompt import render_answer
@@ -27,7 +28,6 @@ from forge_mcp.schemas.raft_examples import RaftExample
 
 MIN_SOURCE, MAX_SOURCE = 10, 100_000  # characters of a document
 MAX_DOCUMENTS = 12  # of one row: three oracles and what the settings allow beside them
-MANY = 3  # distractors that make an example hard
 
 
 def validate_code_block(
@@ -195,34 +195,17 @@ def _flags(example: RaftExample) -> Iterator[str]:
     else:
         if example.oracle_absent and not beside:
             yield "nothing_shown: the oracle is absent and nothing stands beside it"
-    if example.difficulty != expected_difficulty(example):
+    if example.difficulty != difficulty_of(example):
         yield f"wrong_difficulty: {example.difficulty} with {oracles} oracles, {beside} distractors"
 
 
 # Kinds that need more than one document; "code" is written from any number of them.
-_MORE_THAN_EASY = frozenset({"guard", "returns_when", "code"})
 _SEVERAL = {"callers": (2, 3), "tests": (2, 2), "overrides": (2, 2), "code": (1, 3)}
 
 
 def _count_fits(kind: str, oracles: int) -> bool:
     least, most = _SEVERAL.get(kind, (2, 2) if kind in RELATED_KINDS else (1, 1))
     return least <= oracles <= most
-
-
-def expected_difficulty(example: RaftExample) -> str:
-    """How hard an example is by what it shows.
-
-    Hard with three distractors or more; medium with one or two, with several oracles, where a
-    condition has to be told from others, or where code is to be written; else easy, as every
-    closed-book question is.
-    """
-    beside = len(example.distractor_ids)
-    if example.closed_book:
-        return "easy"
-    if beside >= MANY:
-        return "hard"
-    several = beside > 0 or len(example.oracle_ids) > 1
-    return "medium" if several or example.fact.kind in _MORE_THAN_EASY else "easy"
 
 
 def _fact(row: Answered) -> Iterator[str]:

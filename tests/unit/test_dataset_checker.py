@@ -436,6 +436,7 @@ def test_rules_tell_true_from_false(
 
 
 @pytest.mark.typescript
+@pytest.mark.skipif(TYPESCRIPT is None, reason="FORGE_TYPESCRIPT is not set")
 @pytest.mark.parametrize(("kind", "ids", "subject", "true", "false"), SCRIPT_FACTS)
 def test_rules_for_scripts(
     small: Repository, kind: str, ids: list[str], subject: str, true: str, false: list[str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,28 @@ def test_held_out_cases_carry_what_was_shown(tmp_path: Path) -> None:
     assert [case.abstains for case in cases] == [False, True]
     assert [block.name for case in cases for block in case.documents] == ["f1", "f1002"]
     assert learnt_from(dataset) == {make_block(3).content_hash}
+
+
+def test_rows_without_documents_are_not_held_out(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "forge")
+    known = make_case(4)
+    closed = known.example.model_copy(update={"closed_book": True})
+    recalled = replace(known, example=closed, documents=())
+    assert held_out(make_dataset(workspace, [make_case(1), recalled])) == [make_case(1)]
+    with pytest.raises(BadInput, match=r"test split of .* is empty"):
+        held_out(make_dataset(workspace, [recalled]))
+
+
+def test_code_that_was_asked_for_was_learnt_though_it_was_not_shown(tmp_path: Path) -> None:
+    case = make_case(5, split="train")
+    fact = case.example.fact.model_copy(update={"kind": "code", "block": make_block(6).id})
+    written = replace(
+        case,
+        example=case.example.model_copy(update={"fact": fact}),
+        documents=(*case.documents, make_block(6)),
+    )
+    dataset = make_dataset(Workspace(tmp_path / "forge"), [written])
+    assert learnt_from(dataset) == {make_block(5).content_hash, make_block(6).content_hash}
 
 
 def test_an_empty_split_and_one_that_does_not_belong_are_named(tmp_path: Path) -> None:

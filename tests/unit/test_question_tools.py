@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from raft_blocks import SHOP, blocks_of
+from teacher_cases import ADD, GOOD, good_teacher
 from teacher_server import TeacherServer, teacher_server
-from test_teacher import ADD, GOOD, good_teacher
 
 from forge_mcp.errors import BadInput, ForgeError, InvalidSettings, NotFound, Unavailable
 from forge_mcp.pipeline.context import make_request

@@ -25,7 +25,6 @@ NAME = rb"@?[A-Za-z_\x80-\xff][\w\x80-\xff]*+"
 DIRECTIVE = re.compile(rb"[ \t]*#[ \t]*(if|elif|else|endif|[a-z]+)\b")
 ACCESS = re.compile(r"(?:\w+\s+)*?(?:public|internal|protected|private|file)\s")
 PROPERTIES = frozenset({"property_declaration", "indexer_declaration", "event_declaration"})
-OPERATORS = frozenset({"operator_declaration", "conversion_operator_declaration"})
 TYPES = frozenset({"class_declaration", "struct_declaration", "record_declaration"})
 
 

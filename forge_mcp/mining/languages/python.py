@@ -27,7 +27,6 @@ from forge_mcp.schemas.code_blocks import BlockType
 CONSTANT = re.compile(r"_{0,2}[A-Z][A-Z0-9_]*|__\w+__")
 TRY_CLAUSES = frozenset({"except_clause", "except_group_clause", "finally_clause"})
 PREFIXED = re.compile(r"\s*([A-Za-z]*)(\"\"\"|'''|\"|')")
-INDENT = re.compile(r"\n([ \t]*)(?=[^\s])")
 
 
 class Python(Language):
