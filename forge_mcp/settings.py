@@ -7,17 +7,27 @@ models only type and bound; a test holds the two together.
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import tomllib
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -29,6 +39,14 @@ from forge_mcp.errors import InvalidSettings
 
 PROJECT_FILE = "forge.toml"
 Share = Field(ge=0.0, le=1.0)
+
+# Weights that share a scale, the usual number first; fixed by the format but for affine and NF4.
+QUANTIZATION_GROUP_SIZES = {
+    "affine": (64, 32, 128),
+    "nf4": (64, 32, 128),
+    "mxfp4": (32,),
+    "nvfp4": (16,),
+}
 
 
 class Section(BaseModel):
@@ -114,28 +132,84 @@ class RetrievalSettings(Section):
 
 
 class TrainingSettings(Section):
-    """How a run is trained. Steps are optimiser steps."""
+    """How a run is trained: see assets/pissa_config.yaml. Steps are optimiser steps."""
 
-    init_method: Literal["pissa", "lora"]
+    init_method: Literal["pissa", "lora", "rslora", "dora"]
     rank: PositiveInt
-    alpha: float = Field(gt=0)
+    lora_alpha: float = Field(gt=0)
+    lora_dropout: float = Field(ge=0, lt=1)
     target_modules: Literal["all-linear"] | list[str]
+    svd_niter: Literal["auto", "exact"] | NonNegativeInt
+    qpissa_iterations: int = Field(ge=1, le=20)
+    quantization_type: Literal["affine", "nf4", "mxfp4", "nvfp4"]
     quantization_bits: Literal[4, 8]
-    quantization_group_size: Literal[32, 64, 128]
+    quantization_group_size: Literal[16, 32, 64, 128] | None
+    double_quantization: bool
+    optimizer: Literal["adamw", "adamw_8bit"]
     learning_rate: float = Field(gt=0, le=10)
     schedule: Literal["cosine", "linear", "constant"]
     warmup_steps: int = Field(ge=0)
     weight_decay: float = Field(ge=0)
     batch_size: PositiveInt
-    epochs: float = Field(gt=0)
+    gradient_accumulation_steps: PositiveInt
+    gradient_checkpointing: bool
+    num_train_epochs: float = Field(gt=0)
     max_steps: int = Field(ge=0)
     max_seq_length: int = Field(ge=16)
     max_grad_norm: float = Field(gt=0)
+    reasoning_weight: float = Field(ge=0)
+    quote_weight: float = Field(ge=0)
+    answer_weight: float = Field(ge=0)
+    eval_strategy: Literal["steps", "epoch", "no"]
     eval_steps: PositiveInt
     save_steps: PositiveInt
+    keep_checkpoints: PositiveInt
     valid_examples: PositiveInt
     early_stopping_patience: int = Field(ge=0)
+    memory_warning_share: float = Share
+    memory_stop_share: float = Share
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]]
     seed: int
+
+    @field_validator("init_method", mode="before")
+    @classmethod
+    def _specification_name(cls, value: object) -> object:
+        """The specification calls LoRA's start "gaussian"."""
+        return "lora" if value == "gaussian" else value
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        allowed = QUANTIZATION_GROUP_SIZES[self.quantization_type]
+        if self.quantization_bits == 8 and self.quantization_type != "affine":
+            raise ValueError(f"{self.quantization_type} has 4 bits; only affine has 8")
+        if self.quantization_group_size not in (None, *allowed):
+            raise ValueError(
+                f"{self.quantization_type} has groups of {' or '.join(map(str, allowed))}, "
+                f"not {self.quantization_group_size}"
+            )
+        if self.reasoning_weight + self.quote_weight + self.answer_weight == 0:
+            raise ValueError("the weights of reasoning, quotes and answer are all 0")
+        if self.memory_stop_share < self.memory_warning_share:
+            raise ValueError("memory_stop_share is below memory_warning_share")
+        return self
+
+    @property
+    def group_size(self) -> int:
+        """Weights that share a scale: as set, else the usual one of the quantisation."""
+        usual = QUANTIZATION_GROUP_SIZES[self.quantization_type][0]
+        return self.quantization_group_size or usual
+
+    @property
+    def scaling(self) -> float:
+        """What the adapter's output is multiplied by: alpha / r; rsLoRA's is alpha / sqrt(r)
+        (arXiv 2312.03732)."""
+        divisor = math.sqrt(self.rank) if self.init_method == "rslora" else self.rank
+        return self.lora_alpha / divisor
+
+    @property
+    def examples_per_step(self) -> int:
+        """Examples whose gradients one optimiser step takes together."""
+        return self.batch_size * self.gradient_accumulation_steps
 
 
 class JudgingSettings(Section):

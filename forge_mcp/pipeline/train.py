@@ -19,7 +19,7 @@ from forge_mcp.workspace import Artifact, Workspace, hash_inputs, require_space
 if TYPE_CHECKING:
     from forge_mcp.training.bases import Base
 
-VERSION = 1  # of the training engine: change it when equal inputs would give another run
+VERSION = 2  # of the training engine: change it when equal inputs would give another run
 
 
 class TrainRequest(SkillRequest):
@@ -31,8 +31,9 @@ class TrainRequest(SkillRequest):
         description="Base model: a known name (forge-nano, qwen2.5-coder-0.5b, …) or a folder in "
         "Hugging Face format. Default: the project's.",
     )
-    init_method: Literal["pissa", "lora"] | None = Field(
-        default=None, description="How adapters start: pissa (principal components) or lora."
+    init_method: Literal["pissa", "lora", "rslora", "dora"] | None = Field(
+        default=None,
+        description="How adapters start: pissa (principal components), lora, rslora, dora.",
     )
     rank: int | None = Field(default=None, ge=1, description="Rank of the adapters.")
     learning_rate: float | None = Field(
@@ -92,7 +93,9 @@ def train(request: TrainRequest, context: SkillContext) -> TrainResult:
     dataset = workspace.load(request.dataset, "dataset")
     _require_validated(dataset)
     settings: TrainingSettings = overlay(
-        context.settings.training, **request.model_dump(exclude={"dataset", "base"})
+        context.settings.training,
+        num_train_epochs=request.epochs,
+        **request.model_dump(exclude={"dataset", "base", "epochs"}),
     )
     base = chosen_base(request.base, context)
     inputs_hash = run_inputs_hash(dataset, base.weights_sha256, base.tokenizer_sha256, settings)

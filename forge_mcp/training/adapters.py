@@ -10,39 +10,14 @@ import numpy as np
 
 from forge_mcp import machine
 from forge_mcp.errors import InvalidSettings, UnsupportedModel
-from forge_mcp.settings import TrainingSettings
+from forge_mcp.settings import QUANTIZATION_GROUP_SIZES, TrainingSettings
 from forge_mcp.training.pissa import compute_lora_init, compute_pissa_init, power_iterations
+from forge_mcp.training.quantisation import Quantisation, Quantised, quantise
 
 mx = machine.mlx()
 import mlx.nn as nn  # noqa: E402
 
-GROUP_SIZES = (128, 64, 32)
 ADAPTER_KEYS = ("lora_a", "lora_b")
-
-
-@dataclass(frozen=True)
-class Quantised:
-    """An affine-quantised weight as `mx.quantize` writes it.
-
-    weight: (out, in * bits / 32) uint32; scales, biases: (out, in / group_size) floats.
-    """
-
-    weight: Any
-    scales: Any
-    biases: Any
-    bits: int
-    group_size: int
-
-    def dequantised(self) -> Any:
-        """(out, in), in the type of the scales."""
-        return mx.dequantize(
-            self.weight, self.scales, self.biases, group_size=self.group_size, bits=self.bits
-        )
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in memory and on the disk."""
-        return int(self.weight.nbytes + self.scales.nbytes + self.biases.nbytes)
 
 
 class AdapterLinear(nn.Module):  # type: ignore[misc]
@@ -55,13 +30,10 @@ class AdapterLinear(nn.Module):  # type: ignore[misc]
     def __init__(self, frozen: Quantised, a: Any, b: Any, scaling: float, bias: Any = None) -> None:
         super().__init__()
         self.scaling = scaling
-        self.bits = frozen.bits
-        self.group_size = frozen.group_size
-        self.quantised = not machine.on_cpu()
-        if self.quantised:
-            self.weight, self.scales, self.biases = frozen.weight, frozen.scales, frozen.biases
-        else:
-            self.weight = frozen.dequantised().astype(mx.float32)
+        self.frozen = frozen  # no parameter: it is saved by run.py in its own form
+        self.dense = machine.on_cpu()
+        if self.dense:
+            self.weight = frozen.dequantised()
         if bias is not None:
             self.bias = bias
         self.lora_a = a
@@ -69,18 +41,7 @@ class AdapterLinear(nn.Module):  # type: ignore[misc]
 
     def __call__(self, x: Any) -> Any:
         """(…, in) to (…, out)."""
-        if self.quantised:
-            y = mx.quantized_matmul(
-                x,
-                self.weight,
-                self.scales,
-                self.biases,
-                transpose=True,
-                group_size=self.group_size,
-                bits=self.bits,
-            )
-        else:
-            y = x @ self.weight.T
+        y = x @ self.weight.T if self.dense else self.frozen.matmul(x)
         if "bias" in self:
             y = y + self.bias
         z = (x @ self.lora_a.T) @ self.lora_b.T
@@ -88,13 +49,9 @@ class AdapterLinear(nn.Module):  # type: ignore[misc]
 
     def merged(self) -> Any:
         """The plain weight that computes the same: Q + scaling * B A, (out, in) float32."""
-        weight = self.weight
-        if self.quantised:
-            weight = mx.dequantize(
-                weight, self.scales, self.biases, group_size=self.group_size, bits=self.bits
-            )
+        weight = self.weight if self.dense else self.frozen.dequantised()
         delta = self.lora_b.astype(mx.float32) @ self.lora_a.astype(mx.float32)
-        return weight.astype(mx.float32) + self.scaling * delta
+        return weight + self.scaling * delta
 
 
 @dataclass
@@ -138,16 +95,6 @@ def select_targets(model: Any, wanted: str | list[str]) -> list[tuple[str, Any]]
     return [item for item in linears if item[0].rsplit(".", 1)[-1] in wanted]
 
 
-def quantise(weight: Any, bits: int, group_size: int, dtype: str) -> Quantised:
-    """Quantise (out, in) floats; scales and biases are kept in `dtype` (float16 for float32)."""
-    kind = mx.bfloat16 if dtype == "bfloat16" else mx.float16
-    packed, scales, biases = mx.quantize(
-        mx.array(weight).astype(kind), group_size=group_size, bits=bits
-    )
-    mx.eval(packed, scales, biases)
-    return Quantised(packed, scales, biases, bits, group_size)
-
-
 def attach_adapters(model: Any, settings: TrainingSettings, dtype: str) -> Adapters:
     """Replace the target layers by adapters over their quantised residual (or weight, for LoRA).
 
@@ -163,24 +110,21 @@ def attach_adapters(model: Any, settings: TrainingSettings, dtype: str) -> Adapt
         UnsupportedModel: a layer whose width no group size divides.
     """
     made = Adapters()
-    scaling = settings.alpha / settings.rank
     for number, (path, linear) in enumerate(select_targets(model, settings.target_modules)):
         weight = _float_weight(linear)
-        group_size = _group_size(path, weight.shape[1], settings, made.notices)
+        how = _quantisation(path, weight.shape[1], settings, made.notices)
         if settings.rank > min(weight.shape):
             made.notices.append(f"{path}: rank {settings.rank} capped at {min(weight.shape)}.")
         seed = settings.seed + number
         if settings.init_method == "pissa":
             niter = power_iterations(weight.shape, settings.rank)
-            start = compute_pissa_init(weight, settings.rank, settings.alpha, niter, seed)
+            start = compute_pissa_init(weight, settings.rank, settings.lora_alpha, niter, seed)
             a, b = start.a, start.b
-            frozen = quantise(start.residual, settings.quantization_bits, group_size, dtype)
+            frozen = quantise(start.residual, how, dtype)
         else:
             a, b = compute_lora_init(weight.shape, settings.rank, seed)
-            frozen = _own_quantised(linear, settings) or quantise(
-                weight, settings.quantization_bits, group_size, dtype
-            )
-        replace_linear(model, path, frozen, mx.array(a), mx.array(b), scaling)
+            frozen = _own_quantised(linear, how) or quantise(weight, how, dtype)
+        replace_linear(model, path, frozen, mx.array(a), mx.array(b), settings.scaling)
         made.frozen[path] = frozen
     freeze_base(model)
     made.initial = adapter_weights(model)
@@ -240,29 +184,42 @@ def _float_weight(linear: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.array(weight.astype(mx.float32))
 
 
-def _own_quantised(linear: Any, settings: TrainingSettings) -> Quantised | None:
-    if (
-        isinstance(linear, nn.QuantizedLinear)
-        and linear.mode == "affine"
-        and linear.bits == settings.quantization_bits
-        and linear.group_size == settings.quantization_group_size
+def _own_quantised(linear: Any, how: Quantisation) -> Quantised | None:
+    if isinstance(linear, nn.QuantizedLinear) and (how.type, how.bits, how.group_size) == (
+        linear.mode,
+        linear.bits,
+        linear.group_size,
     ):
-        return Quantised(
-            linear.weight, linear.scales, linear.biases, linear.bits, linear.group_size
-        )
+        arrays = {name: linear[name] for name in ("weight", "scales", "biases") if name in linear}
+        width = linear.scales.shape[1] * linear.group_size
+        return Quantised(how, (linear.weight.shape[0], width), arrays)
     return None
 
 
-def _group_size(path: str, width: int, settings: TrainingSettings, notices: list[str]) -> int:
-    wanted = settings.quantization_group_size
-    if width % wanted == 0:
-        return int(wanted)
-    for size in GROUP_SIZES:
-        if size < wanted and width % size == 0:
-            notices.append(f"{path}: group size {wanted} does not divide {width}; {size} is used.")
-            return size
-    raise UnsupportedModel(
-        f"The layer {path} cannot be quantised.",
-        cause=f"its width {width} is no multiple of {GROUP_SIZES[-1]}",
-        next_step="Leave it out of training.target_modules, or choose another base.",
+def _quantisation(
+    path: str, width: int, settings: TrainingSettings, notices: list[str]
+) -> Quantisation:
+    """The format asked for, with smaller groups where they do not divide the layer's width."""
+    wanted = settings.group_size
+    fitting = [
+        size
+        for size in sorted(QUANTIZATION_GROUP_SIZES[settings.quantization_type], reverse=True)
+        if size <= wanted and width % size == 0
+    ]
+    if not fitting:
+        raise UnsupportedModel(
+            f"The layer {path} cannot be quantised.",
+            cause=f"its width {width} is no multiple of a group size of "
+            f"{settings.quantization_type}",
+            next_step="Leave it out of training.target_modules, or choose another base.",
+        )
+    if fitting[0] != wanted:
+        notices.append(
+            f"{path}: group size {wanted} does not divide {width}; {fitting[0]} is used."
+        )
+    return Quantisation(
+        settings.quantization_type,
+        settings.quantization_bits,
+        fitting[0],
+        settings.quantization_type == "nf4" and settings.double_quantization,
     )

@@ -112,7 +112,7 @@ class Base:
             rows, columns = shape
             if dtype == "U32":  # packed: 32 bits hold several weights
                 columns *= 32 // settings.quantization_bits
-            bits = settings.quantization_bits + 32 / settings.quantization_group_size
+            bits = settings.quantization_bits + 32 / settings.group_size
             residual += int(rows * columns * bits / 8)
             adapters += 4 * settings.rank * (rows + columns)
         return residual + 7 * adapters + RUN_OVERHEAD_BYTES

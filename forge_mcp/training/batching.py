@@ -1,8 +1,4 @@
-"""Chat rows to token sequences, their order, and the loss on answers.
-
-Each example of a batch is its own sequence: no padding, no wasted step of attention. Logits are
-computed at the answer's positions only, so the head never sees the documents.
-"""
+"""Chat rows to token sequences, their order, and rows of several examples without padding."""
 
 from __future__ import annotations
 
@@ -15,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
-from forge_mcp import machine
 from forge_mcp.errors import BadInput, CorruptArtifact, UnsupportedModel
 from forge_mcp.schemas.raft_examples import ChatRow
 
@@ -25,16 +20,35 @@ class Example:
     """One tokenised chat.
 
     tokens: the chat up to and with the answer's end token; start: index of the answer's first
-    token. The tokens from `start` on are learnt, those before are only read.
+    token. The tokens from `start` on are learnt, those before are only read. weights: how much
+    each learnt token counts in the loss; None = all 1.
     """
 
     tokens: list[int]
     start: int
+    weights: list[float] | None = None
 
     @property
     def answer_tokens(self) -> int:
         """Number of tokens that are learnt."""
         return len(self.tokens) - self.start
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights of the learnt tokens."""
+        return float(self.answer_tokens) if self.weights is None else sum(self.weights)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Examples that are computed together, one behind the other, each seeing only itself."""
+
+    examples: tuple[Example, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens, none of them padding."""
+        return sum(len(example.tokens) for example in self.examples)
 
 
 class Tokenised(NamedTuple):
@@ -118,25 +132,27 @@ def sample(rows: Sequence[ChatRow], count: int, seed: int) -> list[ChatRow]:
     return [rows[index] for index in sorted(chosen)]
 
 
-def batches(count: int, batch_size: int, seed: int, first_step: int = 0) -> Iterator[list[int]]:
+def batches(
+    count: int, examples_per_step: int, seed: int, first_step: int = 0
+) -> Iterator[list[int]]:
     """Endless batches of indices, shuffled anew each epoch.
 
     The order is a function of seed and epoch alone, so `first_step` enters it anywhere: this is
     all the state that a resumed run needs. The last batch of an epoch may be smaller.
     """
-    per_epoch = steps_per_epoch(count, batch_size)
+    per_epoch = steps_per_epoch(count, examples_per_step)
     step = first_step
     while True:
         epoch, at = divmod(step, per_epoch)
         order = np.random.default_rng([seed, epoch]).permutation(count)
-        for begin in range(at * batch_size, count, batch_size):
-            yield [int(index) for index in order[begin : begin + batch_size]]
+        for begin in range(at * examples_per_step, count, examples_per_step):
+            yield [int(index) for index in order[begin : begin + examples_per_step]]
             step += 1
 
 
-def steps_per_epoch(count: int, batch_size: int) -> int:
+def steps_per_epoch(count: int, examples_per_step: int) -> int:
     """Optimiser steps in which every example is seen once."""
-    return -(-count // batch_size)
+    return -(-count // examples_per_step)
 
 
 def check_not_empty(kept: Tokenised, max_length: int) -> None:
@@ -155,45 +171,20 @@ def check_not_empty(kept: Tokenised, max_length: int) -> None:
         )
 
 
-def answer_logits(model: Any, example: Example) -> Any:
-    """Logits (answer tokens, vocabulary) that predict each token of the answer, in float32."""
-    mx = machine.mlx()
-    inputs = mx.array(example.tokens[:-1])[None]
-    hidden = model.model(inputs)[0, example.start - 1 :]
-    tied = model.args.tie_word_embeddings
-    logits = model.model.embed_tokens.as_linear(hidden) if tied else model.lm_head(hidden)
-    return logits.astype(mx.float32)
+def pack(examples: Sequence[Example], max_tokens: int, max_examples: int) -> list[Row]:
+    """Put examples into rows of at most `max_tokens` tokens and `max_examples` examples.
 
-
-def answer_loss(model: Any, example: Example) -> Any:
-    """Summed cross-entropy (nats, scalar) over the answer's tokens, its end token included."""
-    mx = machine.mlx()
-    targets = mx.array(example.tokens[example.start :])
-    logits = answer_logits(model, example)
-    picked = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
-    return (mx.logsumexp(logits, axis=-1) - picked).sum()
-
-
-class Evaluation(NamedTuple):
-    """Over all answer tokens: mean loss in nats, share predicted rightly, number of tokens."""
-
-    loss: float
-    accuracy: float
-    tokens: int
-
-
-def evaluate(model: Any, examples: Sequence[Example]) -> Evaluation:
-    """Loss and accuracy on examples, weighted by tokens."""
-    mx = machine.mlx()
-    loss, right, tokens = 0.0, 0, 0
+    An example that is longer by itself has a row of its own. The same examples in the same order
+    give the same rows.
+    """
+    rows: list[Row] = []
+    current: list[Example] = []
     for example in examples:
-        targets = mx.array(example.tokens[example.start :])
-        logits = answer_logits(model, example)
-        picked = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
-        summed = (mx.logsumexp(logits, axis=-1) - picked).sum()
-        hits = (logits.argmax(axis=-1) == targets).sum()
-        mx.eval(summed, hits)
-        loss += summed.item()
-        right += hits.item()
-        tokens += example.answer_tokens
-    return Evaluation(loss / max(tokens, 1), right / max(tokens, 1), tokens)
+        used = sum(len(one.tokens) for one in current)
+        if current and (len(current) == max_examples or used + len(example.tokens) > max_tokens):
+            rows.append(Row(tuple(current)))
+            current = []
+        current.append(example)
+    if current:
+        rows.append(Row(tuple(current)))
+    return rows

@@ -98,15 +98,19 @@ def load_run(artifact: Artifact) -> LoadedRun:
 
 def attach_saved(model: Any, run: Path, config: dict[str, Any], adapters: str) -> None:
     """Put a saved residual and saved adapters into a base model, in place."""
-    from forge_mcp.training.adapters import Quantised, freeze_base, replace_linear
+    from forge_mcp.training.adapters import freeze_base, replace_linear
+    from forge_mcp.training.quantisation import Quantisation, Quantised
 
     mx = machine.mlx()
     residual = mx.load(str(run / RESIDUAL))
     factors = mx.load(str(run / adapters))
-    for path, how in config["layers"].items():
-        frozen = Quantised(
-            *(residual[f"{path}.{name}"] for name in ("weight", "scales", "biases")), **how
-        )
+    arrays: dict[str, dict[str, Any]] = {}
+    for name, array in residual.items():
+        path, _, kind = name.rpartition(".")
+        arrays.setdefault(path, {})[kind] = array
+    for path, layer in config["layers"].items():
+        how = Quantisation(**layer["quantisation"])
+        frozen = Quantised(how, tuple(layer["shape"]), arrays[path])
         a, b = factors[f"{path}.lora_a"], factors[f"{path}.lora_b"]
         replace_linear(model, path, frozen, a, b, config["scaling"])
     freeze_base(model)
@@ -122,11 +126,12 @@ def describe_run(
     return {
         "method": f"q{settings.init_method}",
         "rank": settings.rank,
-        "alpha": settings.alpha,
-        "scaling": settings.alpha / settings.rank,
+        "alpha": settings.lora_alpha,
+        "scaling": settings.scaling,
         "target_modules": sorted({path.rsplit(".", 1)[-1] for path in frozen}),
         "layers": {
-            path: {"bits": one.bits, "group_size": one.group_size} for path, one in frozen.items()
+            path: {"quantisation": one.how._asdict(), "shape": list(one.shape)}
+            for path, one in frozen.items()
         },
         "base": {
             "name": base.name,
@@ -144,9 +149,9 @@ def save_frozen(run: Path, frozen: dict[str, Any], initial: dict[str, Any]) -> N
     """Write the residual and A0, B0."""
     mx = machine.mlx()
     tensors = {
-        f"{path}.{name}": getattr(one, name)
+        f"{path}.{name}": array
         for path, one in frozen.items()
-        for name in ("weight", "scales", "biases")
+        for name, array in one.arrays.items()
     }
     (run / RESIDUAL).parent.mkdir(parents=True, exist_ok=True)
     mx.save_safetensors(str(run / RESIDUAL), tensors)

@@ -18,7 +18,7 @@ from forge_mcp.errors import Cancelled, TrainingFailed
 from forge_mcp.schemas.events import EventKind
 from forge_mcp.settings import TrainingSettings
 from forge_mcp.training import adapters as adapters_module
-from forge_mcp.training.batching import Example, answer_loss, batches, evaluate, steps_per_epoch
+from forge_mcp.training.batching import Example, batches, pack, steps_per_epoch
 from forge_mcp.training.callbacks import (
     EarlyStopping,
     MemoryMonitor,
@@ -33,6 +33,7 @@ from forge_mcp.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from forge_mcp.training.loss import evaluate, row_loss
 from forge_mcp.workspace import hash_inputs
 
 RECENT_STEPS = 10  # over which train_loss is averaged and divergence is judged
@@ -134,8 +135,8 @@ class FineTuneTrainer:
         )
         recent, first_loss = list(state.recent_losses), state.first_loss
         metrics = MetricsLogger(self.run / "metrics.jsonl", keep_until=step)
-        loss_and_gradient = nn.value_and_grad(self.model, answer_loss)
-        batch_of = batches(len(train), settings.batch_size, settings.seed, step)
+        loss_and_gradient = nn.value_and_grad(self.model, row_loss)
+        batch_of = batches(len(train), settings.examples_per_step, settings.seed, step)
         started = time.perf_counter()
         self.model.train()
 
@@ -217,18 +218,18 @@ class FineTuneTrainer:
         )
 
     def _gradient(self, batch: list[Example], loss_and_gradient: Any) -> tuple[float, Any]:
-        """Mean loss and gradient over the answer tokens of a batch, example by example."""
+        """Mean loss and gradient over the answer tokens of a step's examples, row by row."""
         from mlx.utils import tree_map
 
         mx = machine.mlx()
         summed, gradient = 0.0, None
-        for example in batch:
-            loss, one = loss_and_gradient(self.model, example)
+        for row in pack(batch, self.settings.max_seq_length, self.settings.batch_size):
+            loss, one = loss_and_gradient(self.model, row)
             gradient = one if gradient is None else tree_map(mx.add, gradient, one)
-            mx.eval(loss, gradient)  # frees this example's activations before the next
+            mx.eval(loss, gradient)  # frees this row's activations before the next
             summed += loss.item()
-        tokens = sum(example.answer_tokens for example in batch)
-        return summed / tokens, tree_map(lambda leaf: leaf / tokens, gradient)
+        weight = sum(example.weight for example in batch)
+        return summed / weight, tree_map(lambda leaf: leaf / weight, gradient)
 
     def _start(self, valid: list[Example], resume: bool) -> Progress:
         """The checkpoint's progress, or step 0 with its evaluation as the one to beat."""
@@ -274,7 +275,8 @@ class FineTuneTrainer:
 
     def _evaluate(self, valid: list[Example]) -> Row:
         self.model.eval()
-        result = evaluate(self.model, valid)
+        rows = pack(valid, self.settings.max_seq_length, self.settings.batch_size)
+        result = evaluate(self.model, rows)
         self.model.train()
         if not math.isfinite(result.loss):
             raise _diverged("The validation loss is not a number.")
@@ -318,7 +320,9 @@ class FineTuneTrainer:
 
 def total_steps(examples: int, settings: TrainingSettings) -> int:
     """Optimiser steps of a run: by epochs, at most max_steps where that is not 0."""
-    by_epochs = math.ceil(settings.epochs * steps_per_epoch(examples, settings.batch_size))
+    by_epochs = math.ceil(
+        settings.num_train_epochs * steps_per_epoch(examples, settings.examples_per_step)
+    )
     return min(by_epochs, settings.max_steps) if settings.max_steps else by_epochs
 
 

@@ -33,7 +33,12 @@ SETTINGS = OPEN | {"FORGE_JOBS__IDLE_SECONDS": "2", "FORGE_JOBS__KEEP_AWAKE": "f
 def steps(number: int, save: int = 1000) -> dict[str, Any]:
     """Settings of a training of so many steps, with a checkpoint every `save`."""
     return {
-        "training": {"max_steps": number, "epochs": 1e6, "eval_steps": number, "save_steps": save}
+        "training": {
+            "max_steps": number,
+            "num_train_epochs": 1e6,
+            "eval_steps": number,
+            "save_steps": save,
+        }
     }
 
 

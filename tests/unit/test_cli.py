@@ -310,7 +310,7 @@ def test_name_and_settings_come_from_forge_toml(run: Run, tmp_path: Path) -> Non
 
 
 def test_settings_before_and_after_the_command_both_count(run: Run, tmp_path: Path) -> None:
-    told = where(run, "--set", "training.rank=9", "look", "--set", "training.alpha=3")
+    told = where(run, "--set", "training.rank=9", "look", "--set", "training.lora_alpha=3")
     assert told["rank"] == 9
 
 

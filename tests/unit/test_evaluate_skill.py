@@ -51,7 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Artifa
         *(make_case(n, split="valid") for n in range(200, 203)),
     ]
     dataset = make_dataset(workspace, cases)
-    training = {"rank": 4, "alpha": 4.0, "max_steps": 2, "warmup_steps": 1}
+    training = {"rank": 4, "lora_alpha": 4.0, "max_steps": 2, "warmup_steps": 1}
     result = train(
         TrainRequest(dataset=dataset.id, base=str(make_base(folder / "tiny"))),
         SkillContext(workspace, load_settings(call={"training": training}), PROJECT),

@@ -12,11 +12,12 @@ from training_models import chat_rows, make_base, settings
 
 from forge_mcp import machine
 from forge_mcp.settings import TrainingSettings, defaults
-from forge_mcp.training.adapters import attach_adapters, quantise
+from forge_mcp.training.adapters import attach_adapters
 from forge_mcp.training.bases import known_bases, load_base
 from forge_mcp.training.batching import tokenise
 from forge_mcp.training.checkpoints import load_checkpoint
 from forge_mcp.training.pissa import compute_pissa_init
+from forge_mcp.training.quantisation import Quantisation, quantise
 from forge_mcp.training.trainer import FineTuneTrainer, Trained
 
 mx = machine.mlx()
@@ -26,7 +27,7 @@ mx = machine.mlx()
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FineTuneTrainer, Trained]:
     folder = tmp_path_factory.mktemp("forge")
     loaded = load_base(str(make_base(folder / "base")))
-    how = settings(epochs=2.0, max_steps=4, save_steps=2)
+    how = settings(num_train_epochs=2.0, max_steps=4, save_steps=2)
     attach_adapters(loaded.model, how, loaded.dtype)
     examples = tokenise(chat_rows(12), loaded.tokenizer, 512).examples
     trainer = FineTuneTrainer(loaded.model, how, folder / "run")
@@ -48,8 +49,8 @@ def test_quantization_reduces_the_model_by_75_percent() -> None:
     loaded = load_base("forge-nano")
     model = loaded.model
     weight = np.array(model.layers[0].mlp.gate_proj.weight.astype(mx.float32))
-    packed = quantise(weight, 4, 64, "float16")
-    assert packed.weight.nbytes == weight.size * 2 // 4
+    packed = quantise(weight, Quantisation("affine", 4, 64), "float16")
+    assert packed.arrays["weight"].nbytes == weight.size * 2 // 4
     assert packed.nbytes / (weight.size * 2) == pytest.approx(1 - 0.719, abs=1e-3)
     assert packed.nbytes / weight.nbytes < 0.25
 
@@ -82,7 +83,8 @@ def test_checkpoints_save_and_load(finished: tuple[Path, FineTuneTrainer, Traine
 def test_the_config_template_is_valid_and_complete() -> None:
     text = files("forge_mcp").joinpath("assets/pissa_config.yaml").read_text("utf-8")
     parsed = yaml.safe_load(text)
-    assert set(parsed) == {"project", "training"}
-    TrainingSettings.model_validate(parsed["training"])
-    assert set(parsed["training"]) == set(defaults()["training"])
-    assert parsed["project"]["base"] in known_bases()
+    config = parsed["pissa_config"]
+    base = config.pop("base_model")
+    TrainingSettings.model_validate(config)
+    assert set(config) == set(defaults()["training"])
+    assert base in known_bases()["llama-3.2-3b"].aliases

@@ -15,7 +15,8 @@ import pytest
 
 from forge_mcp import machine
 from forge_mcp.judging.perplexity import compute_perplexity
-from forge_mcp.training.batching import Example, answer_loss
+from forge_mcp.training.batching import Example, Row
+from forge_mcp.training.loss import row_loss
 from forge_mcp.training.pissa import compute_pissa_init
 
 REFERENCES = Path(__file__).parents[1] / "fixtures" / "references"
@@ -54,7 +55,7 @@ def test_loss_and_perplexity_are_those_of_transformers(llama: Any) -> None:
         start = int((reference["labels"] == -100).sum())
         example = Example([int(token) for token in reference["ids"]], start)
         loss = float(reference["loss"])
-    assert answer_loss(llama, example).item() / example.answer_tokens == pytest.approx(
+    assert row_loss(llama, Row((example,))).item() / example.answer_tokens == pytest.approx(
         loss, rel=1e-5
     )
     perplexity = compute_perplexity(llama, [example], [100])

@@ -15,15 +15,15 @@ from forge_mcp.errors import BadInput, CorruptArtifact, UnsupportedModel
 from forge_mcp.schemas.raft_examples import ChatRow, Message
 from forge_mcp.training.batching import (
     Example,
-    answer_loss,
+    Row,
     batches,
     check_not_empty,
-    evaluate,
     read_rows,
     sample,
     steps_per_epoch,
     tokenise,
 )
+from forge_mcp.training.loss import evaluate, row_loss
 
 mx = machine.mlx()
 
@@ -146,8 +146,8 @@ def test_loss_is_the_hand_computed_one(tmp_path: Path, architecture: str, tied: 
     examples = tokenise(chat_rows(3), loaded.tokenizer, 2048).examples
     for example in examples:
         expected = hand_loss(loaded.model, example)
-        assert answer_loss(loaded.model, example).item() == pytest.approx(expected, rel=1e-5)
-    result = evaluate(loaded.model, examples)
+        assert row_loss(loaded.model, Row((example,))).item() == pytest.approx(expected, rel=1e-5)
+    result = evaluate(loaded.model, [Row(tuple(examples))])
     tokens = sum(example.answer_tokens for example in examples)
     total = sum(hand_loss(loaded.model, example) for example in examples)
     assert result.tokens == tokens
@@ -183,7 +183,7 @@ def test_sequences_apart_equal_a_padded_batch(loaded: Any, folder: Path) -> None
         return (losses * mask).sum()
 
     whole, whole_gradient = nn.value_and_grad(model, batch_loss)(model)
-    one = nn.value_and_grad(model, answer_loss)
+    one = nn.value_and_grad(model, lambda m, e: row_loss(m, Row((e,))))
     parts = [one(model, example) for example in examples]
     assert sum(loss.item() for loss, _ in parts) == pytest.approx(whole.item(), rel=1e-5)
     gradient = parts[0][1]

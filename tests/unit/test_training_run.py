@@ -42,7 +42,7 @@ class Trained(NamedTuple):
 
 
 def context_in(folder: Path, events: list[Event]) -> SkillContext:
-    call = {"training": {"eval_steps": 2, "warmup_steps": 1, "rank": 4, "alpha": 8.0}}
+    call = {"training": {"eval_steps": 2, "warmup_steps": 1, "rank": 4, "lora_alpha": 8.0}}
     return SkillContext(
         workspace=Workspace(folder / "forge"),
         settings=load_settings(call=call),
@@ -110,12 +110,13 @@ def test_asked_again_it_returns_the_same_run(trained: Trained) -> None:
 
 
 def test_a_loaded_run_is_what_was_judged_while_training(trained: Trained) -> None:
-    from forge_mcp.training.batching import evaluate, read_rows, tokenise
+    from forge_mcp.training.batching import Row, read_rows, tokenise
+    from forge_mcp.training.loss import evaluate
     from forge_mcp.training.run import load_run
 
     run = load_run(trained.artifact)
     rows = read_rows(trained.dataset.file("valid.jsonl"))
-    loss = evaluate(run.model, tokenise(rows, run.tokenizer, 2048).examples).loss
+    loss = evaluate(run.model, [Row(tuple(tokenise(rows, run.tokenizer, 2048).examples))]).loss
     assert loss == pytest.approx(trained.result.valid_loss, rel=1e-6)
     assert run.base_path == trained.base.resolve()
 

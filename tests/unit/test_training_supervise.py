@@ -33,7 +33,7 @@ from forge_mcp.training.supervise import (
     train_in_child,
 )
 
-LONG = {"epochs": 5000.0, "early_stopping_patience": 0}
+LONG = {"num_train_epochs": 5000.0, "early_stopping_patience": 0}
 # Only Linux tells a process that hangs of its parent's death; see machine.die_with_parent.
 HUNG = [False, True] if sys.platform == "linux" else [False]
 

@@ -15,9 +15,10 @@ from forge_mcp.errors import Cancelled, CorruptArtifact, TrainingFailed
 from forge_mcp.settings import TrainingSettings
 from forge_mcp.training.adapters import adapter_weights, attach_adapters, set_adapter_weights
 from forge_mcp.training.bases import load_base
-from forge_mcp.training.batching import evaluate, tokenise
+from forge_mcp.training.batching import Row, tokenise
 from forge_mcp.training.callbacks import EarlyStopping, MemoryMonitor, read_metrics
 from forge_mcp.training.checkpoints import Progress, latest_checkpoint, save_checkpoint
+from forge_mcp.training.loss import evaluate
 from forge_mcp.training.trainer import FineTuneTrainer, learning_rate, total_steps
 
 mx = machine.mlx()
@@ -65,7 +66,7 @@ def assert_same(left: Path, right: Path, one: FineTuneTrainer, other: FineTuneTr
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, data: Any, tmp_path: Path) -> None:
-    how = settings(epochs=2.0, save_steps=3, learning_rate=5e-3)
+    how = settings(num_train_epochs=2.0, save_steps=3, learning_rate=5e-3)
     whole = trainer(folder, tmp_path / "whole", how)
     expected = whole.train(*data)
     with pytest.raises(Cancelled):
@@ -86,7 +87,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, data: Any, tmp_
 def test_a_run_that_is_stopped_after_every_step_equals_an_uninterrupted_one(
     folder: Path, data: Any, tmp_path: Path
 ) -> None:
-    how = settings(epochs=2.0, save_steps=100, learning_rate=5e-3)
+    how = settings(num_train_epochs=2.0, save_steps=100, learning_rate=5e-3)
     whole = trainer(folder, tmp_path / "whole", how)
     expected = whole.train(*data)
     cut = tmp_path / "cut"
@@ -130,7 +131,7 @@ def test_who_is_stopped_saves_where_it_is(
         return save_checkpoint(run, progress, *arrays)
 
     monkeypatch.setattr("forge_mcp.training.trainer.save_checkpoint", save)
-    how = settings(epochs=2.0, save_steps=3)
+    how = settings(num_train_epochs=2.0, save_steps=3)
     with pytest.raises(type(error) if error else Cancelled):
         trainer(folder, tmp_path, how, stop_before(stopped_before, error)).train(*data)
     assert steps == saved
@@ -156,7 +157,7 @@ def test_training_learns_and_keeps_the_best_adapters(
     folder: Path, data: Any, tmp_path: Path
 ) -> None:
     events: list[tuple[str, dict[str, Any]]] = []
-    how = settings(epochs=5.0, learning_rate=5e-3, early_stopping_patience=0)
+    how = settings(num_train_epochs=5.0, learning_rate=5e-3, early_stopping_patience=0)
     model = load_base(str(folder)).model
     attach_adapters(model, how, "float16")
     one = FineTuneTrainer(model, how, tmp_path, lambda kind, **more: events.append((kind, more)))
@@ -167,7 +168,7 @@ def test_training_learns_and_keeps_the_best_adapters(
     assert result.valid_loss == min(judged.values()) == judged[result.best_step]
     assert result.initial_valid_loss is not None
     assert result.valid_loss < 0.8 * result.initial_valid_loss
-    assert evaluate(model, data[1]).loss == pytest.approx(result.valid_loss, rel=1e-6)
+    assert evaluate(model, [Row(tuple(data[1]))]).loss == pytest.approx(result.valid_loss, rel=1e-6)
     assert rows[0]["step"] == 0
     assert [row["step"] for row in rows] == list(range(21))
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -182,7 +183,9 @@ def test_it_stops_early_and_goes_back_to_step_zero(folder: Path, data: Any, tmp_
     """Validation rows that training can only make worse."""
     train = data[0]
     valid = [type(e)(e.tokens[: e.start] + [250] * 20 + [2], e.start) for e in data[1]]
-    how = settings(epochs=50.0, learning_rate=5e-3, eval_steps=1, early_stopping_patience=2)
+    how = settings(
+        num_train_epochs=50.0, learning_rate=5e-3, eval_steps=1, early_stopping_patience=2
+    )
     one = trainer(folder, tmp_path, how)
     start = adapter_weights(one.model)
     result = one.train(train, valid)
@@ -238,9 +241,9 @@ def test_learning_rate_schedules() -> None:
 
 
 def test_total_steps() -> None:
-    assert total_steps(10, settings(epochs=1.5, batch_size=4)) == 5
-    assert total_steps(10, settings(epochs=1.5, batch_size=4, max_steps=2)) == 2
-    assert total_steps(1, settings(epochs=0.1)) == 1
+    assert total_steps(10, settings(num_train_epochs=1.5, batch_size=4)) == 5
+    assert total_steps(10, settings(num_train_epochs=1.5, batch_size=4, max_steps=2)) == 2
+    assert total_steps(1, settings(num_train_epochs=0.1)) == 1
 
 
 def test_early_stopping_counts() -> None:

@@ -120,5 +120,5 @@ def make_dataset(
 
 def settings(**changed: Any) -> TrainingSettings:
     """The defaults, made small."""
-    small = {"rank": 4, "alpha": 4.0, "batch_size": 3, "eval_steps": 2, "warmup_steps": 1}
+    small = {"rank": 4, "lora_alpha": 4.0, "batch_size": 3, "eval_steps": 2, "warmup_steps": 1}
     return TrainingSettings.model_validate(defaults()["training"] | small | changed)
