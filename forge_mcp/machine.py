@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
@@ -54,6 +55,23 @@ def load_openblas() -> str | None:
             continue
         return name
     return None
+
+
+@contextmanager
+def blas_threads(count: int) -> Iterator[None]:
+    """OpenBLAS computes a matrix product with `count` threads meanwhile; other BLAS stay as they
+    are. For work that is already spread over the cores."""
+    name = load_openblas()
+    if name is None:
+        yield
+        return
+    library = ctypes.CDLL(name)
+    before = library.openblas_get_num_threads()
+    library.openblas_set_num_threads(count)
+    try:
+        yield
+    finally:
+        library.openblas_set_num_threads(before)
 
 
 @cache
@@ -162,8 +180,46 @@ def cores() -> int:
 
 
 def memory_bytes() -> int:
-    """Physical memory of the machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Memory that processes may fill: the machine's, or less where a container has a limit."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *_control_group_limits()])
+
+
+def _control_group_limits(
+    own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> list[int]:
+    """The memory limits of this process' control groups and of those they lie in (Linux).
+
+    Past the lowest of them the kernel kills, however much memory the machine has.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return []
+    limits = []
+    for line in lines:
+        number, controllers, name = line.split(":", 2)
+        if number == "0":  # version 2: one tree
+            top, file = root, "memory.max"
+        elif "memory" in controllers.split(","):
+            top, file = root / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = top / name.strip("/")
+        for folder in (group, *group.parents):
+            with suppress(OSError, ValueError):  # the root has none; "max" is no limit
+                limits.append(int((folder / file).read_text()))
+            if folder == top:
+                break
+    return limits
+
+
+def training_memory_bytes() -> int:
+    """Memory that a training may fill: that of the device MLX computes on."""
+    if on_cpu():
+        return memory_bytes()
+    device = mlx().device_info()
+    return int(device["memory_size"] if "memory_size" in device else device["total_memory"])
 
 
 def available_bytes() -> int:

@@ -8,6 +8,7 @@ import json
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, NoReturn, Union
 
 from pydantic.fields import FieldInfo
@@ -76,14 +77,19 @@ def build_parser(skills: Mapping[str, Skill]) -> Parser:
 
 
 def common_options(parsed: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
-    """--project and the merged --set, from before and after the command.
+    """--project, and --config with the merged --set over it, from before and after the command.
 
     Raises:
         BadInput: a --set that is not SECTION.KEY=VALUE.
+        InvalidSettings: see `config_file.read_config`.
     """
     given = vars(parsed)
     project = given.get("project") or given.get("before_project")
     overrides: dict[str, Any] = {}
+    if config := given.get("config") or given.get("before_config"):
+        from forge_mcp.interfaces.config_file import read_config
+
+        overrides = read_config(Path(config))
     for text in [*(given.get("before_set") or ()), *(given.get("set") or ())]:
         overrides = merge(overrides, parse_setting(text))
     return project, overrides
@@ -151,6 +157,14 @@ def _add_common(parser: argparse.ArgumentParser, prefix: str) -> None:
         dest=f"{prefix}set",
         default=argparse.SUPPRESS,
         help="a setting for this call, e.g. training.rank=8; repeatable",
+    )
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        dest=f"{prefix}config",
+        default=argparse.SUPPRESS,
+        help="training settings for this call from a YAML file like assets/pissa_config.yaml; "
+        "--set wins over it",
     )
 
 

@@ -289,10 +289,19 @@ def require_exportable(base: Base) -> None:
     """Say before the training what `export` would say after it.
 
     Raises:
-        UnsupportedModel: GGUF cannot hold the base's tokenizer.
+        UnsupportedModel: the GGUF writer does not know the base's architecture, or GGUF cannot
+            hold its tokenizer.
     """
+    from forge_mcp.exporting.gguf import ARCHITECTURES
     from forge_mcp.exporting.tokenizer import read_vocabulary
 
+    kind = base.config["model_type"]
+    if kind not in ARCHITECTURES:
+        raise UnsupportedModel(
+            f"The base model '{base.name}' cannot be written as GGUF.",
+            cause=f"its architecture is {kind!r}; known are {', '.join(ARCHITECTURES)}",
+            next_step="Train on another base where the model shall be exported or deployed.",
+        )
     try:
         read_vocabulary(base.path, base.config.get("vocab_size", 0))
     except UnsupportedModel:

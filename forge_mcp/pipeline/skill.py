@@ -37,6 +37,7 @@ MODULES = (
     "synthesize",
     "questions",
     "validate",
+    "plan",
     "train",
     "evaluate",
     "export",
@@ -44,6 +45,7 @@ MODULES = (
     "models",
     "query",
     "retrain",
+    "pull",
     "doctor",
     "gc",
 )

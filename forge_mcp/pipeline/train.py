@@ -91,12 +91,8 @@ def train(request: TrainRequest, context: SkillContext) -> TrainResult:
     started = time.perf_counter()
     workspace = context.workspace
     dataset = workspace.load(request.dataset, "dataset")
-    _require_validated(dataset)
-    settings: TrainingSettings = overlay(
-        context.settings.training,
-        num_train_epochs=request.epochs,
-        **request.model_dump(exclude={"dataset", "base", "epochs"}),
-    )
+    require_validated(dataset)
+    settings = asked_settings(request, context)
     base = chosen_base(request.base, context)
     inputs_hash = run_inputs_hash(dataset, base.weights_sha256, base.tokenizer_sha256, settings)
     found = workspace.find("run", context.project, inputs_hash)
@@ -106,7 +102,7 @@ def train(request: TrainRequest, context: SkillContext) -> TrainResult:
 
     from forge_mcp.training.supervise import train_in_child
 
-    _tell_about(base, context)
+    tell_about(base, settings, context)
     dataset.verify("train.jsonl", "valid.jsonl")
     with workspace.unfinished(
         "run",
@@ -121,7 +117,7 @@ def train(request: TrainRequest, context: SkillContext) -> TrainResult:
             return TrainResult.model_validate(found.manifest.result)
         run_id = workspace.new_id("run", context.project, inputs_hash)
         require_space(staged.path, base.run_bytes(settings), "train")
-        _make_room(base, context)
+        make_room(base, settings, context)
         trained = train_in_child(
             train=dataset.file("train.jsonl"),
             valid=dataset.file("valid.jsonl"),
@@ -164,6 +160,16 @@ def training_slots(workspace: Workspace, count: int) -> list[Path]:
     return [workspace.home / "locks" / f"training-{number}" for number in range(count)]
 
 
+def asked_settings(request: TrainRequest, context: SkillContext) -> TrainingSettings:
+    """The project's training settings with what the request gives over them."""
+    settings: TrainingSettings = overlay(
+        context.settings.training,
+        num_train_epochs=request.epochs,
+        **request.model_dump(exclude={"dataset", "base", "epochs"}),
+    )
+    return settings
+
+
 def chosen_base(asked: str | None, context: SkillContext) -> Base:
     """The base that the request names, else the project's: its path starts in the repository.
 
@@ -177,11 +183,11 @@ def chosen_base(asked: str | None, context: SkillContext) -> Base:
     return resolve_base(context.settings.project.base, context.repository)
 
 
-def _make_room(base: Base, context: SkillContext) -> None:
+def make_room(base: Base, settings: TrainingSettings, context: SkillContext) -> None:
     """Where memory is short, have Ollama unload its models, which it loads again when asked."""
     from forge_mcp import machine
 
-    needed = base.training_bytes()
+    needed = base.training_bytes(settings)
     if not context.settings.jobs.unload_ollama or machine.available_bytes() >= needed:
         return
     from forge_mcp.serving.ollama import check_ollama_status, unload_ollama_models
@@ -197,13 +203,15 @@ def _make_room(base: Base, context: SkillContext) -> None:
         )
 
 
-def _tell_about(base: Base, context: SkillContext) -> None:
+def tell_about(base: Base, settings: TrainingSettings, context: SkillContext) -> None:
     """What a user should know of a base before the training."""
     if base.entry is not None:
         context.log(
             f"{base.name}: {base.entry.parameters / 1e6:,.0f} million parameters, "
             f"license {base.entry.license}."
         )
+        if advice := base.entry.advice(settings):
+            context.log(advice)
     try:
         require_exportable(base)
     except UnsupportedModel as error:
@@ -226,7 +234,7 @@ def run_inputs_hash(
     )
 
 
-def _require_validated(dataset: Artifact) -> None:
+def require_validated(dataset: Artifact) -> None:
     """Raises:
     BadInput: the dataset was never validated.
     GateRefused: it was, and did not pass.

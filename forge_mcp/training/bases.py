@@ -4,15 +4,12 @@
     resolve_base("qwen2.5-coder-0.5b")    a name of assets/models.yaml, in the local cache
     resolve_base("./my-model")            a folder in Hugging Face format
 
-Nothing is ever downloaded here.
+Nothing is ever downloaded here: that is hub.py's.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -26,15 +23,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from forge_mcp import machine
 from forge_mcp.errors import NotFound, UnsupportedModel
 from forge_mcp.settings import TrainingSettings
+from forge_mcp.training.base_files import (
+    CONFIG,
+    TOKENIZER_FILES,
+    check_files,
+    read_config,
+    safetensors_header,
+    weight_files,
+)
+from forge_mcp.training.memory import Shape, training_bytes
 from forge_mcp.workspace import hash_file
 
-# Families whose parameters bear the same names in mlx-lm and in Hugging Face files, so that a
-# tuned model can be written back; mlx-lm itself loads many more.
-ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 RUN_OVERHEAD_BYTES = 10_000_000  # logs, metrics, plot
-TRAINING_OVERHEAD_BYTES = 500_000_000  # interpreter, libraries, the batch
-PACKED_BITS = 4  # of weights that are stored quantised
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+PACKED_BITS = 4  # of weights that are stored quantised, where config.json does not say
 BESIDE_TOKENIZER = (
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -45,17 +46,44 @@ BESIDE_TOKENIZER = (
 
 
 class BaseEntry(BaseModel):
-    """One base of assets/models.yaml."""
+    """One base of assets/models.yaml, where the fields are explained."""
 
     model_config = ConfigDict(extra="forbid")
 
     embedded: str | None = None
     repo: str | None = None
     original: str | None = None
+    gated: bool = False
     aliases: list[str] = Field(default_factory=list)
     architecture: str
     parameters: int
     license: str
+    context: int
+    memory: float
+    rank: int
+    learning_rate: float
+    shape: Shape
+
+    def advice(self, settings: TrainingSettings) -> str | None:
+        """Where settings are far from where one begins with this base, in a sentence; else None.
+
+        A rate counts as far from a factor of two, a rank from a factor of four.
+        """
+        apart = []
+        if not 1 / 2 < settings.learning_rate / self.learning_rate < 2:
+            apart.append(f"a learning rate of {self.learning_rate:g} ({settings.learning_rate:g})")
+        if not 1 / 4 < settings.rank / self.rank < 4:
+            apart.append(f"rank {self.rank} ({settings.rank})")
+        if settings.max_seq_length > self.context:
+            apart.append(f"at most {self.context:,} tokens ({settings.max_seq_length:,})")
+        if not apart:
+            return None
+        return (
+            f"One usually begins with {' and '.join(apart)} on this base; in brackets what is set."
+        )
+
+
+FOLDED = "This base's chat template has no system message: ours stands at the head of the question."
 
 
 @cache
@@ -76,13 +104,12 @@ class Base:
     @cached_property
     def config(self) -> dict[str, Any]:
         """Its parsed config.json."""
-        parsed: dict[str, Any] = json.loads((self.path / "config.json").read_text("utf-8"))
-        return parsed
+        return read_config(self.path, self.name)
 
     @cached_property
     def weights_sha256(self) -> str:
         """SHA-256 (hex) over config.json and every weight file: what makes this base this base."""
-        names = ["config.json", *(path.name for path in weight_files(self.path))]
+        names = [CONFIG, *(path.name for path in weight_files(self.path))]
         return _digest(self.path, names)
 
     @cached_property
@@ -94,16 +121,21 @@ class Base:
     def tensors(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
         """(name, dtype, shape) of every stored tensor, read from the files' headers only."""
         for path in weight_files(self.path):
-            header = _safetensors_header(path)
-            for name, fields in header.items():
-                if name != "__metadata__":
-                    yield name, fields["dtype"], tuple(fields["shape"])
+            for name, fields in safetensors_header(path).items():
+                yield name, fields["dtype"], tuple(fields["shape"])
+
+    @property
+    def packed_bits(self) -> int:
+        """Bits of a weight where they are stored quantised."""
+        quantised = self.config.get("quantization") or {}
+        return int(quantised.get("bits", PACKED_BITS))
 
     def run_bytes(self, settings: TrainingSettings) -> int:
         """Disk space that a run on this base needs at most, in bytes.
 
-        The quantised residual of every matrix, and float32 adapters seven times: first, best, and
-        a checkpoint's four, with one more while it is replaced.
+        The quantised residual of every matrix, and the adapters in float32: the first, the best,
+        and in each checkpoint four times (adapters, best, two moments), with one checkpoint more
+        while the oldest is replaced.
         """
         residual, adapters = 0, 0
         for name, dtype, shape in self.tensors():
@@ -111,21 +143,18 @@ class Base:
                 continue
             rows, columns = shape
             if dtype == "U32":  # packed: 32 bits hold several weights
-                columns *= 32 // settings.quantization_bits
+                columns = columns * 32 // self.packed_bits
             bits = settings.quantization_bits + 32 / settings.group_size
             residual += int(rows * columns * bits / 8)
             adapters += 4 * settings.rank * (rows + columns)
-        return residual + 7 * adapters + RUN_OVERHEAD_BYTES
+        copies = 2 + 4 * (settings.keep_checkpoints + 1)
+        return residual + copies * adapters + RUN_OVERHEAD_BYTES
 
-    def training_bytes(self) -> int:
-        """Memory that training on this base may need, in bytes: a rough upper bound.
-
-        The weights in float32 twice, for the model and for gradients and activations.
-        """
-        weights = 0
-        for _, dtype, shape in self.tensors():
-            weights += math.prod(shape) * (32 // PACKED_BITS if dtype == "U32" else 1)
-        return 2 * 4 * weights + TRAINING_OVERHEAD_BYTES
+    def training_bytes(self, settings: TrainingSettings) -> int:
+        """Memory that training on this base may need, in bytes: an estimate (memory.py)."""
+        architecture = str(self.config["model_type"])
+        shape = Shape.of(self.config)
+        return training_bytes(shape, architecture, settings, on_cpu=machine.on_cpu())
 
 
 @dataclass(frozen=True)
@@ -134,7 +163,8 @@ class LoadedBase:
 
     `model` is an mlx-lm model in eval mode; where MLX computes on the CPU, all its weights are
     float32 (a quantised base is dequantised: the same numbers, far faster there). `dtype` is the
-    type in which the floats are stored on disk: "float16", "bfloat16" or "float32".
+    type in which the floats are stored on disk: "float16", "bfloat16" or "float32". `notices` are
+    sentences for the user about what was done to make it fit.
     """
 
     model: Any
@@ -143,6 +173,15 @@ class LoadedBase:
     entry: BaseEntry | None
     base: Base
     dtype: str
+    notices: tuple[str, ...] = ()
+
+
+def entry_of(name: str) -> tuple[str, BaseEntry] | None:
+    """The base of assets/models.yaml that a name, an alias or a repository stands for."""
+    for known, entry in known_bases().items():
+        if name in (known, *entry.aliases, entry.repo, entry.original):
+            return known, entry
+    return None
 
 
 def resolve_base(name_or_path: str, relative_to: Path | None = None) -> Base:
@@ -155,15 +194,16 @@ def resolve_base(name_or_path: str, relative_to: Path | None = None) -> Base:
 
     Raises:
         NotFound: nothing of that name on this machine.
-        UnsupportedModel: a file is missing, or its architecture is not one we can write back.
+        UnsupportedModel: a file is missing, truncated or of another kind, or its architecture is
+            not one that can be trained.
     """
-    for name, entry in known_bases().items():
-        if name_or_path == name or name_or_path in entry.aliases:
-            if entry.embedded:
-                return _checked(Base(name, _embedded(entry.embedded), entry))
-            return _checked(Base(name, _cached(str(entry.repo), name_or_path), entry))
+    if found := entry_of(name_or_path):
+        name, entry = found
+        if entry.embedded:
+            return _checked(Base(name, _embedded(entry.embedded), entry))
         if name_or_path in (entry.repo, entry.original):
             return _checked(Base(name_or_path, _cached(name_or_path, name_or_path), entry))
+        return _checked(Base(name, _cached(str(entry.repo), name_or_path), entry))
     folder = (relative_to or Path()) / Path(name_or_path).expanduser()
     if folder.is_dir():
         folder = folder.resolve()
@@ -182,19 +222,22 @@ def load_base(name_or_path: str | Base, *, lazy: bool = False) -> LoadedBase:
 
     Args:
         name_or_path: as `resolve_base` takes it, or what it returned.
-        lazy: leave the weights on the disk until they are used.
+        lazy: leave the weights on the disk, stored as they are, until they are used; whoever asks
+            for it calls `materialise` in the end.
 
     Raises:
         NotFound, UnsupportedModel: see `resolve_base`; also files that cannot be loaded.
     """
     base = name_or_path if isinstance(name_or_path, Base) else resolve_base(name_or_path)
-    mx = machine.mlx()
-    from mlx.utils import tree_map
+    machine.mlx()
     from mlx_lm.tokenizer_utils import load as load_tokenizer
-    from mlx_lm.utils import dequantize_model, load_model
+    from mlx_lm.utils import load_model
+
+    from forge_mcp.training.architectures import text_model
+    from forge_mcp.training.compatibility import fold_system_prompt, mlx_config, use_long_rope
 
     try:
-        model, config = load_model(base.path, lazy=True)
+        model, config = load_model(base.path, lazy=True, model_config=mlx_config(base.config))
         tokenizer = load_tokenizer(
             base.path,
             {"trust_remote_code": False},  # never asks, never runs code of the folder
@@ -206,10 +249,27 @@ def load_base(name_or_path: str | Base, *, lazy: bool = False) -> LoadedBase:
             cause=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
             next_step=f"Check the files in {base.path}, or fetch the model again.",
         ) from error
-    dtype = str(model.model.norm.weight.dtype).removeprefix("mlx.core.")
+    use_long_rope(model)
+    notices = (FOLDED,) if fold_system_prompt(tokenizer) else ()
+    dtype = str(text_model(model).model.norm.weight.dtype).removeprefix("mlx.core.")
+    model.eval()
+    if not lazy:
+        materialise(model)
+    return LoadedBase(model, tokenizer, base.path, base.entry, base, dtype, notices)
+
+
+def materialise(model: Any) -> None:
+    """Read what is still on the disk of a model that was loaded lazily, in place.
+
+    On a CPU all weights become float32, dequantised where they are quantised, because anything
+    else computes slowly there; elsewhere they stay as they are stored.
+    """
+    mx = machine.mlx()
+    from mlx.utils import tree_map
+    from mlx_lm.utils import dequantize_model
+
     if machine.on_cpu():
-        if "quantization" in config:
-            model = dequantize_model(model)
+        dequantize_model(model)
         model.update(
             tree_map(
                 lambda leaf: (
@@ -218,15 +278,7 @@ def load_base(name_or_path: str | Base, *, lazy: bool = False) -> LoadedBase:
                 model.parameters(),
             )
         )
-    model.eval()
-    if not lazy:
-        mx.eval(model.parameters())
-    return LoadedBase(model, tokenizer, base.path, base.entry, base, dtype)
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that mlx-lm reads, sorted."""
-    return sorted(folder.glob("model*.safetensors"))
+    mx.eval(model.parameters())
 
 
 def _eos_token_ids(config: dict[str, Any]) -> list[int] | None:
@@ -241,23 +293,6 @@ def _digest(folder: Path, names: list[str]) -> str:
     return digest.hexdigest()
 
 
-def _safetensors_header(path: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file: eight bytes of length, then the text."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > path.stat().st_size:
-                raise ValueError("its header is longer than the file")
-            header: dict[str, Any] = json.loads(file.read(length))
-    except (struct.error, ValueError) as error:
-        raise UnsupportedModel(
-            f"{path} is no safetensors file.",
-            cause=str(error),
-            next_step="Fetch the model again: the file is damaged or was not fully downloaded.",
-        ) from error
-    return header
-
-
 def _embedded(folder: str) -> Path:
     return Path(str(files("forge_mcp").joinpath("assets", folder)))
 
@@ -269,55 +304,20 @@ def _cached(repo: str, asked: str) -> Path:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, local_files_only=True, allow_patterns=["*.json"]))
+        return Path(snapshot_download(repo, local_files_only=True, allow_patterns=[CONFIG]))
     except (LocalEntryNotFoundError, HFValidationError) as error:
         raise NotFound(
             f"The base model '{asked}' is not on this machine.",
             cause=f"{repo} is not in the local Hugging Face cache, and nothing is downloaded here",
-            next_step=f"Fetch it once with 'hf download {repo}', or give a folder, or use one of: "
-            f"{', '.join(known_bases())}.",
+            next_step=f"Fetch it once with 'forge-mcp pull {asked}', or give a folder, or use one "
+            f"of: {', '.join(known_bases())}.",
         ) from error
 
 
 def _checked(base: Base) -> Base:
     """The same base, if its folder holds all that training needs."""
-    missing = [name for name in ("config.json",) if not (base.path / name).is_file()]
-    if not weight_files(base.path):
-        missing.append("model*.safetensors")
-    if not any((base.path / name).is_file() for name in TOKENIZER_FILES):
-        missing.append(" or ".join(TOKENIZER_FILES))
-    if missing:
-        raise UnsupportedModel(
-            f"The base model '{base.name}' is not complete.",
-            cause=f"missing in {base.path}: {', '.join(missing)}",
-            next_step="Give a folder in Hugging Face format with safetensors weights and a "
-            "tokenizer.",
-        )
-    index = base.path / "model.safetensors.index.json"
-    try:
-        architecture = base.config.get("model_type")
-        parts = (
-            set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-            if (index.is_file())
-            else set()
-        )
-    except (ValueError, KeyError, AttributeError) as error:
-        raise UnsupportedModel(
-            f"The base model '{base.name}' has a damaged config.json or index.",
-            cause=str(error),
-            next_step=f"Fetch the model again into {base.path}.",
-        ) from error
-    absent = sorted(part for part in parts if not (base.path / part).is_file())
-    if absent:
-        raise UnsupportedModel(
-            f"The base model '{base.name}' is not complete.",
-            cause=f"missing in {base.path}: {', '.join(absent)}",
-            next_step="Fetch the model again.",
-        )
-    if architecture not in ARCHITECTURES:
-        raise UnsupportedModel(
-            f"The base model '{base.name}' has an architecture that AI Forge cannot tune.",
-            cause=f"its model_type is {architecture!r}; known are {', '.join(ARCHITECTURES)}",
-            next_step=f"Choose another base, e.g. one of: {', '.join(known_bases())}.",
-        )
+    from forge_mcp.training.architectures import check_architecture
+
+    check_files(base.path, base.name)
+    check_architecture(base.config["model_type"], base.name)
     return base

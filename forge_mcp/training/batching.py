@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,10 @@ import numpy as np
 from pydantic import ValidationError
 
 from forge_mcp.errors import BadInput, CorruptArtifact, UnsupportedModel
+from forge_mcp.schemas.prompt import ANSWER, BEGIN_QUOTE, END_QUOTE
 from forge_mcp.schemas.raft_examples import ChatRow
+
+QUOTE = re.compile(f"{BEGIN_QUOTE}.*?{END_QUOTE}", flags=re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,18 @@ class Row:
         return sum(len(example.tokens) for example in self.examples)
 
 
+class PartWeights(NamedTuple):
+    """How much a token counts in the loss, by the part of an answer that it stands in.
+
+    quote: `##begin_quote##…##end_quote##` with its markers; answer: from `<ANSWER>:` to the end
+    token; reasoning: what else is before it.
+    """
+
+    reasoning: float = 1.0
+    quote: float = 1.0
+    answer: float = 1.0
+
+
 class Tokenised(NamedTuple):
     """Examples that fit, and how many were left out because they are longer than allowed."""
 
@@ -79,7 +95,9 @@ def read_rows(path: Path) -> Iterator[ChatRow]:
             yield row
 
 
-def tokenise(rows: Iterable[ChatRow], tokenizer: Any, max_length: int) -> Tokenised:
+def tokenise(
+    rows: Iterable[ChatRow], tokenizer: Any, max_length: int, weights: PartWeights | None = None
+) -> Tokenised:
     """Render rows with the tokenizer's chat template.
 
     Prompt and answer are tokenised apart and joined: at inference, too, the prompt is tokenised
@@ -88,21 +106,23 @@ def tokenise(rows: Iterable[ChatRow], tokenizer: Any, max_length: int) -> Tokeni
     Args:
         tokenizer: an mlx-lm TokenizerWrapper.
         max_length: tokens; longer examples are counted and left out, never cut.
+        weights: of the parts of an answer; None, or all 1, is the plain loss.
 
     Raises:
-        UnsupportedModel: no chat template, or one that does not end answers with an end token.
+        UnsupportedModel: no chat template, or one that does not end answers with an end token; or
+            weights for a tokenizer that does not tell where its tokens stand.
     """
     if not tokenizer.has_chat_template:
         raise UnsupportedModel(
             "The base model's tokenizer has no chat template.",
             next_step="Choose an instruction-tuned base, or one with a chat template.",
         )
-    found = [encode_row(row, tokenizer) for row in rows]
+    found = [encode_row(row, tokenizer, weights) for row in rows]
     kept = [example for example in found if len(example.tokens) <= max_length]
     return Tokenised(kept, len(found) - len(kept))
 
 
-def encode_row(row: ChatRow, tokenizer: Any) -> Example:
+def encode_row(row: ChatRow, tokenizer: Any, weights: PartWeights | None = None) -> Example:
     """One row as tokens; see `tokenise`."""
     messages = [message.model_dump() for message in row.messages]
     prompt = tokenizer.apply_chat_template(
@@ -115,7 +135,8 @@ def encode_row(row: ChatRow, tokenizer: Any) -> Example:
             next_step="Choose another base, or correct its chat template.",
         )
     head = tokenizer.encode(prompt, add_special_tokens=False)
-    answer = tokenizer.encode(whole[len(prompt) :], add_special_tokens=False)
+    text = whole[len(prompt) :]
+    answer = tokenizer.encode(text, add_special_tokens=False)
     ends = [at for at, token in enumerate(answer) if token in tokenizer.eos_token_ids]
     if not ends:
         raise UnsupportedModel(
@@ -123,7 +144,39 @@ def encode_row(row: ChatRow, tokenizer: Any) -> Example:
             cause=f"end tokens: {sorted(tokenizer.eos_token_ids)}",
             next_step="Choose an instruction-tuned base: a model trained on this would never stop.",
         )
-    return Example(head + answer[: ends[-1] + 1], len(head))
+    counts = None
+    if weights is not None and weights != PartWeights():
+        counts = _token_weights(text, answer, tokenizer, weights)[: ends[-1] + 1]
+    return Example(head + answer[: ends[-1] + 1], len(head), counts)
+
+
+def _token_weights(
+    text: str, tokens: list[int], tokenizer: Any, weights: PartWeights
+) -> list[float]:
+    """A weight for each token of an answer, by the part of its first character."""
+    if not tokenizer.is_fast:
+        raise UnsupportedModel(
+            "reasoning_weight, quote_weight and answer_weight cannot be used with this base.",
+            cause="its tokenizer does not tell which characters its tokens stand for",
+            next_step="Set all three to 1, or choose a base with a tokenizer.json.",
+        )
+    found = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    if found.ids != tokens:  # or the weights would be put on the wrong tokens
+        raise UnsupportedModel(
+            "reasoning_weight, quote_weight and answer_weight cannot be used with this base.",
+            cause="its tokenizer reads a text differently when it is asked for positions",
+            next_step="Set all three to 1, or choose another base.",
+        )
+    answer_begins = max(text.find(ANSWER), 0)  # a row without reasoning is all answer
+    quotes = [match.span() for match in QUOTE.finditer(text, 0, answer_begins)]
+
+    def weight(at: int) -> float:
+        if at >= answer_begins:
+            return weights.answer
+        quoted = any(begin <= at < end for begin, end in quotes)
+        return weights.quote if quoted else weights.reasoning
+
+    return [weight(begin) for begin, _ in found.offsets]
 
 
 def sample(rows: Sequence[ChatRow], count: int, seed: int) -> list[ChatRow]:
@@ -174,17 +227,20 @@ def check_not_empty(kept: Tokenised, max_length: int) -> None:
 def pack(examples: Sequence[Example], max_tokens: int, max_examples: int) -> list[Row]:
     """Put examples into rows of at most `max_tokens` tokens and `max_examples` examples.
 
-    An example that is longer by itself has a row of its own. The same examples in the same order
-    give the same rows.
+    An example that is longer by itself has a row of its own. Long ones come first, and those of
+    like length lie together: where the cores share a row's examples, all have the same to do. The
+    same examples in the same order give the same rows.
     """
     rows: list[Row] = []
     current: list[Example] = []
-    for example in examples:
-        used = sum(len(one.tokens) for one in current)
-        if current and (len(current) == max_examples or used + len(example.tokens) > max_tokens):
+    used = 0
+    for example in sorted(examples, key=lambda one: -len(one.tokens)):
+        length = len(example.tokens)
+        if current and (len(current) == max_examples or used + length > max_tokens):
             rows.append(Row(tuple(current)))
-            current = []
+            current, used = [], 0
         current.append(example)
+        used += length
     if current:
         rows.append(Row(tuple(current)))
     return rows

@@ -1,8 +1,9 @@
 """A run on the disk: how the child writes it, and `load_run`, the one way to open it.
 
     adapters.safetensors           the best adapters, float32: <layer>.lora_a (rank, in),
-                                   <layer>.lora_b (out, rank), as PEFT lays them out
-    initial_adapters.safetensors   A0 and B0, with which training began
+                                   <layer>.lora_b (out, rank), as PEFT lays them out, and with
+                                   DoRA <layer>.lora_m (out,)
+    initial_adapters.safetensors   the same as training began with them
     residual/residual.safetensors  the frozen quantised weights under the adapters
     adapter_config.json            method, rank, scaling, base and its checksum, prompt version
     metrics.jsonl, loss.png, checkpoints/, training.log
@@ -20,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from forge_mcp import machine
-from forge_mcp.errors import CorruptArtifact, NotFound, UnsupportedModel
+from forge_mcp.errors import BadInput, CorruptArtifact, NotFound, UnsupportedModel
 from forge_mcp.settings import TrainingSettings
-from forge_mcp.training.bases import Base, LoadedBase, load_base, resolve_base
+from forge_mcp.training.bases import Base, LoadedBase, load_base, materialise, resolve_base
 from forge_mcp.workspace import Artifact
 
 CONFIG = "adapter_config.json"
@@ -46,8 +47,8 @@ class LoadedRun:
     def fused_weights(self) -> Iterator[tuple[str, Any]]:
         """(Hugging Face name, float32 array) of every tensor of the merged model, one at a time.
 
-        Adapted layers: dequantised residual + scaling * B A. All others: as the base has them,
-        dequantised where the base is quantised. A tied head is not repeated.
+        Adapted layers: dequantised residual + scaling * B A, with DoRA's magnitude. All others: as
+        the base has them, dequantised where the base is quantised. A tied head is not repeated.
         """
         from forge_mcp.training.adapters import AdapterLinear
 
@@ -84,21 +85,30 @@ def load_run(artifact: Artifact) -> LoadedRun:
     Raises:
         CorruptArtifact: a file of the run, or its base, is not what it was.
         NotFound: the base is not on this machine any more.
+        BadInput: the run was written by a version that kept its weights differently.
     """
+    from forge_mcp.training.adapters import adapter_layers
+
     artifact.verify(CONFIG, ADAPTERS, RESIDUAL)
     config: dict[str, Any] = json.loads(artifact.file(CONFIG).read_text("utf-8"))
-    base = _base_of(artifact.id, config)
-    loaded = load_base(base, lazy=True)
-    mx = machine.mlx()
+    _require_known_layers(artifact.id, config)
+    loaded = load_base(_base_of(artifact.id, config), lazy=True)
     attach_saved(loaded.model, artifact.path, config, ADAPTERS)
+    for _, layer in adapter_layers(loaded.model):
+        layer.settle()
     loaded.model.eval()
-    mx.eval(loaded.model.parameters())
     return LoadedRun(loaded.model, loaded.tokenizer, loaded.path, config)
 
 
-def attach_saved(model: Any, run: Path, config: dict[str, Any], adapters: str) -> None:
-    """Put a saved residual and saved adapters into a base model, in place."""
-    from forge_mcp.training.adapters import freeze_base, replace_linear
+def attach_saved(
+    model: Any, run: Path, config: dict[str, Any], adapters: str, *, dropout: float = 0.0
+) -> None:
+    """Put a saved residual and saved adapters into a base model that was loaded lazily, in place.
+
+    What lies under the residual is never read. `dropout`: of the adapters, where they are trained
+    on.
+    """
+    from forge_mcp.training.adapters import FACTORS, MAGNITUDE, freeze_base, replace_linear
     from forge_mcp.training.quantisation import Quantisation, Quantised
 
     mx = machine.mlx()
@@ -110,9 +120,13 @@ def attach_saved(model: Any, run: Path, config: dict[str, Any], adapters: str) -
         arrays.setdefault(path, {})[kind] = array
     for path, layer in config["layers"].items():
         how = Quantisation(**layer["quantisation"])
+        mx.eval(arrays[path])
         frozen = Quantised(how, tuple(layer["shape"]), arrays[path])
-        a, b = factors[f"{path}.lora_a"], factors[f"{path}.lora_b"]
-        replace_linear(model, path, frozen, a, b, config["scaling"])
+        a, b = (factors[f"{path}.{key}"] for key in FACTORS)
+        magnitude = factors.get(f"{path}.{MAGNITUDE}")
+        scaling = config["scaling"]
+        replace_linear(model, path, frozen, a, b, scaling, magnitude=magnitude, dropout=dropout)
+    materialise(model)
     freeze_base(model)
 
 
@@ -146,7 +160,7 @@ def describe_run(
 
 
 def save_frozen(run: Path, frozen: dict[str, Any], initial: dict[str, Any]) -> None:
-    """Write the residual and A0, B0."""
+    """Write the residual and the adapters as training begins with them."""
     mx = machine.mlx()
     tensors = {
         f"{path}.{name}": array
@@ -156,6 +170,17 @@ def save_frozen(run: Path, frozen: dict[str, Any], initial: dict[str, Any]) -> N
     (run / RESIDUAL).parent.mkdir(parents=True, exist_ok=True)
     mx.save_safetensors(str(run / RESIDUAL), tensors)
     mx.save_safetensors(str(run / INITIAL), initial)
+
+
+def _require_known_layers(run_id: str, config: dict[str, Any]) -> None:
+    layers = config.get("layers") or {"": {}}
+    if not all("quantisation" in layer and "shape" in layer for layer in layers.values()):
+        raise BadInput(
+            f"The run {run_id} cannot be opened.",
+            cause=f"its {CONFIG} does not say how each layer is quantised: an older version of AI "
+            "Forge wrote it",
+            next_step="Train it again with this version.",
+        )
 
 
 def _base_of(run_id: str, config: dict[str, Any]) -> Base:

@@ -74,27 +74,65 @@ def train_in_child(
         TrainingFailed: the child died; the cause says how.
         ForgeError: whatever the child reported.
     """
-    for left in run.glob(f"{SCRATCH}*"):  # of a child that was killed together with its parent
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=run) as folder:
-        control = Path(folder) / STOP
-        request = ChildRequest(
+    return _in_child(
+        emit,
+        cancel,
+        train=train,
+        valid=valid,
+        base=base,
+        base_name=base_name,
+        settings=settings,
+        run=run,
+        resume=resume,
+        slots=list(slots),
+    )
+
+
+def dry_run_in_child(
+    *,
+    train: Path,
+    valid: Path,
+    base: str,
+    settings: TrainingSettings,
+    emit: Emit,
+    cancel: threading.Event,
+    base_name: str | None = None,
+    slots: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """Make one step of a training in a process of its own; nothing of it is kept.
+
+    Arguments and errors as `train_in_child`.
+
+    Returns:
+        The fields of `dry_run.DryRun`.
+    """
+    with tempfile.TemporaryDirectory(prefix="forge-dry-run-") as run:
+        return _in_child(
+            emit,
+            cancel,
             train=train,
             valid=valid,
             base=base,
             base_name=base_name,
             settings=settings,
-            run=run,
-            control=control,
-            parent=os.getpid(),
-            resume=resume,
+            run=Path(run),
+            dry_run=True,
             slots=list(slots),
         )
-        asked = Path(folder) / REQUEST
-        asked.write_text(request.model_dump_json(), encoding="utf-8")
+
+
+def _in_child(emit: Emit, cancel: threading.Event, *, run: Path, **asked: Any) -> dict[str, Any]:
+    """Have a child do what a `ChildRequest` of these fields asks for; its result."""
+    for left in run.glob(f"{SCRATCH}*"):  # of a child that was killed together with its parent
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=run) as folder:
+        control = Path(folder) / STOP
+        request = ChildRequest(run=run, control=control, parent=os.getpid(), **asked)
+        written = Path(folder) / REQUEST
+        written.write_text(request.model_dump_json(), encoding="utf-8")
         with (run / LOG).open("ab") as log:
             earlier = log.tell()  # what former attempts at this run have printed
-            child = _start(asked, log)
+            child = _start(written, log)
         pace = Pace()
         try:
             result = _listen(child, emit, cancel, pace)

@@ -5,18 +5,23 @@
 Writes, with the versions that made them in versions.json:
 
     pissa.npz     PEFT's PiSSA of one random matrix: weight, A, B, residual (rank 8, alpha 16)
+    adapters.npz  PEFT's PiSSA of more shapes; forward pass and gradients of its LoRA, rsLoRA and
+                  DoRA: see peft_adapters.py
     llama/        a tiny random Llama (grouped-query attention, tied embeddings) in Hugging Face
                   format, and reference.npz: token ids, logits of transformers in float32, labels
                   with the prompt masked (-100), and the loss that transformers computes from them
     bert/, roberta/
                   a tiny random encoder each, and reference.npz: padded token ids, their mask, and
                   the last hidden states of transformers in float32
+    nf4.npz       bitsandbytes' NF4, 8-bit blocks and 8-bit AdamW: see bitsandbytes_nf4.py
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +30,7 @@ import torch
 import transformers
 from peft import LoraConfig
 from peft.tuners.lora import Linear
+from peft_adapters import write_adapters
 from transformers import (
     BertConfig,
     BertModel,
@@ -129,12 +135,16 @@ def main(target: str) -> None:
     folder = Path(target)
     folder.mkdir(parents=True, exist_ok=True)
     write_pissa(folder)
+    write_adapters(folder)
     write_llama(folder)
     write_encoders(folder)
+    script = Path(__file__).with_name("bitsandbytes_nf4.py")
+    subprocess.run([sys.executable, script, folder], check=True)
     versions = {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "peft": peft.__version__,
+        "bitsandbytes": version("bitsandbytes"),
         "numpy": np.__version__,
     }
     (folder / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")

@@ -366,7 +366,8 @@ def test_a_training_makes_room_where_memory_is_short(
 
     ollama.loaded = ["big:70b"]
     base = resolve_base("forge-nano")
-    free = base.training_bytes() - 1 if short else base.training_bytes()
+    how = load_settings().training
+    free = base.training_bytes(how) - 1 if short else base.training_bytes(how)
     monkeypatch.setattr("forge_mcp.machine.available_bytes", lambda: free)
     said: list[str] = []
     context = SkillContext(
@@ -375,6 +376,6 @@ def test_a_training_makes_room_where_memory_is_short(
         project="sample",
         sink=lambda event: said.append(event.payload["message"]),
     )
-    train_module._make_room(base, context)
+    train_module.make_room(base, how, context)
     assert ollama.loaded == ([] if short else ["big:70b"])
     assert len(said) == short and all("big:70b" in text for text in said)

@@ -35,7 +35,14 @@ STEPS = {
 NEVER_SAVED = {"FORGE_TRAINING__SAVE_STEPS": "1000"}
 WAITS = "Another process trains this very run; waiting for it.\n"
 # What times and paths make differ between runs, or MLX writes in no certain order.
-DIFFERING = {"metrics.jsonl", "loss.png", "training.log", "progress.json", "optimizer.safetensors"}
+DIFFERING = {
+    "metrics.jsonl",
+    "history.jsonl",
+    "checksums.json",
+    "loss.png",
+    "training.log",
+    "optimizer.safetensors",
+}
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from forge_mcp.errors import BadInput, InvalidSettings
 from forge_mcp.interfaces import terminal
 from forge_mcp.interfaces.arguments import parse_setting
 from forge_mcp.interfaces.cli import main
+from forge_mcp.interfaces.config_file import read_config
 from forge_mcp.pipeline.faults import in_words
 from forge_mcp.pipeline.init import render
 from forge_mcp.schemas.events import Event
@@ -312,6 +314,53 @@ def test_name_and_settings_come_from_forge_toml(run: Run, tmp_path: Path) -> Non
 def test_settings_before_and_after_the_command_both_count(run: Run, tmp_path: Path) -> None:
     told = where(run, "--set", "training.rank=9", "look", "--set", "training.lora_alpha=3")
     assert told["rank"] == 9
+
+
+def test_a_training_configuration_is_below_set_and_above_forge_toml(
+    run: Run, tmp_path: Path
+) -> None:
+    repository = tmp_path / "app"
+    repository.mkdir()
+    (repository / "forge.toml").write_text("[training]\nrank = 4\n")
+    config = tmp_path / "mine.yaml"
+    config.write_text("pissa_config:\n  rank: 6\n  init_method: gaussian\n")
+    assert where(run, "where", repository, "--config", config)["rank"] == 6
+    assert where(run, "--config", config, "where", repository)["rank"] == 6
+    told = where(run, "where", repository, "--set", "training.rank=9", "--config", config)
+    assert told["rank"] == 9
+    shipped = Path(str(files("forge_mcp"))) / "assets" / "pissa_config.yaml"
+    assert where(run, "where", repository, "--config", shipped)["rank"] == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("pissa_config:\n  rnak: 6\n", "rnak"),
+        ("pissa_config:\n  rank: many\n", "training.rank"),
+        ("pissa_config:\n  base_model: 3\n", "base_model"),
+        ("pissa_config:\n", "no settings"),
+        ("rank: 6\n", "pissa_config"),
+        ("pissa_config: [\n", "cannot be used"),
+        (None, "No such file"),
+    ],
+)
+def test_a_training_configuration_that_is_wrong_is_named(
+    run: Run, tmp_path: Path, text: str | None, named: str
+) -> None:
+    config = tmp_path / "mine.yaml"
+    if text is not None:
+        config.write_text(text)
+    code, out, _ = run("where", tmp_path, "--config", config, "--json")
+    assert code == 2
+    assert named in json.dumps(json.loads(out)["error"])
+
+
+def test_the_base_of_a_configuration_is_a_name_or_a_folder_beside_it(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("pissa_config:\n  base_model: bases/own\n")
+    assert read_config(config)["project"] == {"base": "bases/own"}
+    (tmp_path / "bases" / "own").mkdir(parents=True)
+    assert read_config(config)["project"] == {"base": str(tmp_path / "bases" / "own")}
 
 
 def test_an_artifact_knows_its_project(run: Run, tmp_path: Path, home: Path) -> None:

@@ -37,6 +37,7 @@ RESULT_KEYS = {
     "list_question_tasks": "dataset_id total rules tasks next",
     "submit_examples": "dataset_id path accepted refused refused_reasons examples",
     "validate": "dataset_id passed quality_score metrics dropped report",
+    "plan": "fits peak_memory_bytes advice",
     "train": "run_id path steps train_loss valid_loss tokens_per_second peak_memory_bytes "
     "stopped_early",
     "evaluate": "report_id path passed reasons base tuned improvement_over_base",
@@ -47,6 +48,7 @@ RESULT_KEYS = {
     "rollback": "active previous models",
     "query": "answer citations model",
     "retrain": "state deployed extract synthesize validate train evaluate export deploy",
+    "pull": "base repo path bytes downloaded_bytes license parameters",
     "init": "project path repository base",
     "doctor": "ok checks machine",
     "gc": "applied removed kept freed_bytes damaged",
@@ -58,7 +60,17 @@ RESULT_KEYS = {
     "job_id skill project state stage progress eta_seconds started_at error result dashboard_url",
 )
 WITHOUT_SECONDS = {"deploy", "models", "activate", "rollback", "init"}
-LONG = {"extract", "synthesize", "validate", "train", "evaluate", "export", "retrain"}
+LONG = {
+    "extract",
+    "synthesize",
+    "validate",
+    "plan",
+    "train",
+    "evaluate",
+    "export",
+    "retrain",
+    "pull",
+}
 ALL = list(skills().values())
 each_skill = pytest.mark.parametrize("skill", ALL, ids=[one.name for one in ALL])
 

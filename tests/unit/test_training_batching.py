@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
+from tiny_models import close, make_example, make_model, trainable
 from training_models import chat_rows, make_base, settings, write_rows, write_tokenizer
 
 from forge_mcp import machine
 from forge_mcp.errors import BadInput, CorruptArtifact, UnsupportedModel
+from forge_mcp.schemas.prompt import quote, render_answer
 from forge_mcp.schemas.raft_examples import ChatRow, Message
 from forge_mcp.training.batching import (
     Example,
+    PartWeights,
     Row,
     batches,
     check_not_empty,
+    encode_row,
+    pack,
     read_rows,
     sample,
     steps_per_epoch,
     tokenise,
 )
-from forge_mcp.training.loss import evaluate, row_loss
+from forge_mcp.training.loss import evaluate, loss_and_gradient, row_loss
 
 mx = machine.mlx()
 
@@ -122,6 +130,134 @@ def test_sample_keeps_the_order() -> None:
     assert [rows.index(row) for row in some] == sorted(rows.index(row) for row in some)
     assert len(some) == 4
     assert sample(rows, 99, seed=3) == rows
+
+
+def answered(reasoning: str, final: str) -> ChatRow:
+    return ChatRow(
+        messages=[
+            Message(role="user", content="?"),
+            Message(role="assistant", content=render_answer(reasoning, final)),
+        ]
+    )
+
+
+def parts(row: ChatRow, tokenizer: Any) -> dict[float, str]:
+    """The answer's text by the weight of its tokens."""
+    example = encode_row(row, tokenizer, PartWeights(reasoning=0.5, quote=3.0, answer=2.0))
+    assert example.weights is not None
+    assert len(example.weights) == example.answer_tokens
+    texts = dict.fromkeys((0.5, 3.0, 2.0), "")
+    for token, weight in zip(example.tokens[example.start :], example.weights, strict=True):
+        texts[weight] += tokenizer.decode([token])
+    assert example.weight == pytest.approx(sum(example.weights))
+    plain = encode_row(row, tokenizer)
+    assert (example.tokens, example.start) == (plain.tokens, plain.start)
+    return texts
+
+
+def test_parts_of_an_answer_have_their_weights(loaded: Any) -> None:
+    cited = quote("return 1\n  # <ANSWER>: no")
+    row = answered(f"It says {cited}, and then {quote('x')}.", "1 and ##begin_quote##")
+    assert parts(row, loaded.tokenizer) == {
+        0.5: "It says , and then .\n",
+        3.0: cited + quote("x"),
+        2.0: "<ANSWER>: 1 and ##begin_quote##<|im_end|>",
+    }
+    bare = answered("", "yes")
+    assert parts(bare, loaded.tokenizer) == {0.5: "", 3.0: "", 2.0: "<ANSWER>: yes<|im_end|>"}
+    bare.messages[-1].content = "yes"
+    assert parts(bare, loaded.tokenizer)[2.0] == "yes<|im_end|>"
+
+
+def test_equal_weights_are_the_plain_loss(loaded: Any) -> None:
+    row = answered("So.", "1")
+    for weights in (None, PartWeights(), PartWeights(1, 1, 1)):
+        assert encode_row(row, loaded.tokenizer, weights).weights is None
+    (example,) = tokenise([row], loaded.tokenizer, 2048, PartWeights(1.0, 1.0, 2.0)).examples
+    assert example.weights is not None and set(example.weights) == {1.0, 2.0}
+
+
+def test_a_token_belongs_to_the_part_of_its_first_character() -> None:
+    """Tokens of several characters, with the shipped tokenizer."""
+    from forge_mcp.training.bases import load_base
+
+    tokenizer = load_base("forge-nano").tokenizer
+    row = answered(f"The default: {quote('timeout=None')} here.", "None")
+    texts = parts(row, tokenizer)
+    assert "".join(texts.values()).count("timeout") == 1
+    assert "timeout" in texts[3.0] and "default" in texts[0.5]
+    assert texts[2.0].startswith("<") and "None" in texts[2.0]
+
+
+class OtherTokenizer:
+    """One that tells no positions, or reads differently when it is asked for them."""
+
+    def __init__(self, tokenizer: Any, *, fast: bool) -> None:
+        self.tokenizer = tokenizer
+        self.is_fast = fast
+        self.backend_tokenizer = SimpleNamespace(
+            encode=lambda text, **_: SimpleNamespace(ids=[1], offsets=[(0, len(text))])
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+
+@pytest.mark.parametrize(("fast", "cause"), [(False, "which characters"), (True, "differently")])
+def test_weights_are_never_guessed(loaded: Any, fast: bool, cause: str) -> None:
+    tokenizer = OtherTokenizer(loaded.tokenizer, fast=fast)
+    assert encode_row(answered("So.", "1"), tokenizer).weights is None
+    with pytest.raises(UnsupportedModel, match="cannot be used with this base") as caught:
+        encode_row(answered("So.", "1"), tokenizer, PartWeights(answer=2.0))
+    assert cause in str(caught.value.cause)
+
+
+def test_a_row_of_a_hundred_thousand_tokens_is_told_and_left_out(loaded: Any) -> None:
+    rows = chat_rows(2)
+    rows[0].messages[1].content = "x" * 100_000
+    assert tokenise(rows, loaded.tokenizer, 2048).too_long == 1
+
+
+lengths = st.lists(st.integers(2, 60), max_size=25)
+
+
+@given(lengths=lengths, tokens=st.integers(16, 90), count=st.integers(1, 5))
+def test_packing_keeps_every_example_and_its_bounds(
+    lengths: list[int], tokens: int, count: int
+) -> None:
+    examples = [Example([number] * length, 1) for number, length in enumerate(lengths)]
+    rows = pack(examples, tokens, count)
+    assert rows == pack(examples, tokens, count)
+    packed = [example for row in rows for example in row.examples]
+    assert sorted(packed, key=lambda one: one.tokens[0]) == examples
+    for row in rows:
+        assert 1 <= len(row.examples) <= count
+        assert row.length <= tokens or len(row.examples) == 1
+    for row, after in pairwise(rows):  # none is closed before it must be
+        more = len(after.examples[0].tokens)
+        assert len(row.examples) == count or row.length + more > tokens
+
+
+@given(order=st.permutations(range(5)), count=st.integers(1, 5))
+@settings_of_hypothesis(max_examples=10)
+def test_the_order_within_a_step_does_not_count(small: Any, order: list[int], count: int) -> None:
+    examples = [make_example(length, 4, seed=length) for length in (9, 14, 14, 21, 30)]
+    wanted = summed_gradient(small, pack(examples, 60, 5))
+    found = summed_gradient(small, pack([examples[at] for at in order], 60, count))
+    assert close(found, wanted, 1e-5)
+
+
+@pytest.fixture(scope="module")
+def small() -> Any:
+    return trainable(make_model())
+
+
+def summed_gradient(model: Any, rows: list[Row]) -> Any:
+    """Of a step: what the trainer adds up."""
+    from mlx.utils import tree_map
+
+    gradients = [loss_and_gradient(model, row)[1] for row in rows]
+    return tree_map(lambda *leaves: sum(leaves), gradients[0], *gradients[1:])
 
 
 def hand_loss(model: Any, example: Example) -> float:

@@ -146,6 +146,53 @@ def test_fused_weights_give_the_logits_of_the_adapters(trained: Trained) -> None
     assert said
 
 
+@pytest.fixture(scope="module")
+def trained_dora(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """DoRA over NF4, with dropout, and a head of its own adapted too."""
+    folder = tmp_path_factory.mktemp("dora")
+    base = make_base(folder / "base", "qwen2", tied=False)
+    events: list[Event] = []
+    context = context_in(folder, events)
+    for key, value in {
+        "init_method": "dora",
+        "quantization_type": "nf4",
+        "lora_dropout": 0.1,
+        "target_modules": ["q_proj", "up_proj", "lm_head"],
+    }.items():
+        setattr(context.settings.training, key, value)
+    dataset = make_dataset(context.workspace, "demo")
+    result = train(TrainRequest(dataset=dataset.id, base=str(base), **HOW), context)
+    artifact = context.workspace.load(result.run_id)
+    return Trained(context, base, dataset, result, artifact, list(events))
+
+
+def test_a_dora_run_is_opened_and_fused(trained_dora: Trained) -> None:
+    from forge_mcp.training.bases import load_base
+    from forge_mcp.training.batching import Row, read_rows, tokenise
+    from forge_mcp.training.loss import evaluate
+    from forge_mcp.training.run import load_run
+
+    result = trained_dora.result
+    assert result.valid_loss is not None and result.initial_valid_loss is not None
+    assert result.valid_loss < result.initial_valid_loss
+    run = load_run(trained_dora.artifact)
+    assert run.config["method"] == "qdora"
+    assert run.config["target_modules"] == ["lm_head", "q_proj", "up_proj"]
+    assert run.config["layers"]["lm_head"]["quantisation"] == {
+        "type": "nf4",
+        "bits": 4,
+        "group_size": 64,
+        "double": True,
+    }
+    rows = read_rows(trained_dora.dataset.file("valid.jsonl"))
+    loss = evaluate(run.model, [Row(tuple(tokenise(rows, run.tokenizer, 2048).examples))]).loss
+    assert loss == pytest.approx(result.valid_loss, rel=1e-6)
+    plain = load_base(str(trained_dora.base)).model
+    plain.load_weights(list(run.fused_weights()))
+    tokens = mx.array([[1, 40, 17, 8, 99, 200]])
+    assert mx.abs(plain(tokens) - run.model(tokens)).max().item() < 1e-4
+
+
 def test_a_changed_run_or_base_is_named(trained: Trained, tmp_path: Path) -> None:
     from forge_mcp.training.run import load_run
 
@@ -171,6 +218,53 @@ def test_a_changed_run_or_base_is_named(trained: Trained, tmp_path: Path) -> Non
         shutil.rmtree(trained.base, ignore_errors=True)
         moved.rename(trained.base)
     load_run(artifact)
+
+
+def test_another_base_of_the_same_name_is_not_taken(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from forge_mcp.training.run import load_run
+
+    make_base(tmp_path / trained.base.name, "qwen2", tied=False, seed=9)
+    for folder in (tmp_path, trained.base.parent):
+        monkeypatch.chdir(folder)
+        assert load_run(trained.artifact).base_path == trained.base.resolve()
+
+
+def test_weights_that_stay_quantised_are_fused_too(tmp_path: Path) -> None:
+    """Where MLX computes on a GPU, embeddings and head stay as a quantised base has them."""
+    import mlx.nn as nn
+
+    from forge_mcp.training.bases import load_base
+    from forge_mcp.training.run import LoadedRun
+
+    base = make_base(tmp_path / "base", "qwen2", tied=False)
+    loaded = load_base(str(base))
+    nn.quantize(loaded.model, group_size=32, bits=4)
+    plain = load_base(str(base)).model
+    names = set(mx.load(str(base / "model.safetensors")))
+    fused = dict(LoadedRun(loaded.model, loaded.tokenizer, base, {}).fused_weights())
+    assert set(fused) == names
+    plain.load_weights(list(fused.items()))
+    tokens = mx.array([[1, 40, 17, 8, 99, 200]])
+    assert mx.abs(plain(tokens) - loaded.model(tokens)).max().item() < 1e-3
+
+
+def test_a_run_of_an_older_version_is_refused(trained: Trained, tmp_path: Path) -> None:
+    from forge_mcp.training.run import CONFIG, load_run
+    from forge_mcp.workspace import hash_file
+
+    home = tmp_path / "forge"
+    shutil.copytree(trained.context.workspace.home, home)
+    artifact = Workspace(home).load(trained.result.run_id)
+    config = json.loads(artifact.file(CONFIG).read_text())
+    for layer in config["layers"].values():
+        layer["bits"] = layer.pop("quantisation")["bits"]
+    (artifact.path / CONFIG).write_text(json.dumps(config))
+    artifact.manifest.checksums[CONFIG] = hash_file(artifact.path / CONFIG)
+    with pytest.raises(BadInput, match="cannot be opened") as caught:
+        load_run(artifact)
+    assert "older version" in caught.value.cause
 
 
 @pytest.fixture

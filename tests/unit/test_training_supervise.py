@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,21 @@ import psutil
 import pytest
 from training_models import chat_rows, make_base, settings, write_rows
 
-from forge_mcp.errors import BadInput, Cancelled, CorruptArtifact, TrainingFailed
+from forge_mcp.errors import (
+    BadInput,
+    Cancelled,
+    CorruptArtifact,
+    ForgeError,
+    NotFound,
+    OutOfSpace,
+    TrainingFailed,
+)
 from forge_mcp.locks import FileLock, is_held
 from forge_mcp.training import supervise
+from forge_mcp.training.bases import resolve_base
 from forge_mcp.training.callbacks import read_metrics
 from forge_mcp.training.checkpoints import latest_checkpoint
-from forge_mcp.training.child import LOG, _in_words
+from forge_mcp.training.child import LOG, _in_words, _vanishing
 from forge_mcp.training.supervise import (
     SCRATCH,
     SILENT_SECONDS,
@@ -383,6 +393,68 @@ def test_running_out_of_memory_is_told_with_advice() -> None:
     assert "max_seq_length" in error.next_step
     other = _in_words(ValueError("shapes differ\nsecond line"))
     assert other.cause == "ValueError: shapes differ"
+
+
+def test_what_mlx_cannot_write_on_a_full_disk_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = RuntimeError("[write] Unable to write 951519 bytes to file.")
+    assert isinstance(_in_words(error, tmp_path), TrainingFailed)
+    monkeypatch.setattr("forge_mcp.training.child.is_full", lambda path: True)
+    told = _in_words(error, tmp_path)
+    assert isinstance(told, OutOfSpace)
+    assert str(tmp_path) in told.message
+    assert isinstance(_in_words(ValueError("a defect"), tmp_path), TrainingFailed)
+
+
+def test_an_error_is_told_though_the_log_cannot_be_written(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk: /dev/full takes nothing."""
+    start = supervise._start
+
+    def started(request: Path, log: Any) -> subprocess.Popen[str]:
+        with Path("/dev/full").open("wb") as full:
+            return start(request, full)
+
+    monkeypatch.setattr(supervise, "_start", started)
+    asked = request(tmp_path, base)
+    asked["valid"].unlink()
+    with pytest.raises(ForgeError, match=r"valid\.jsonl"):
+        train_in_child(**asked, emit=silent, cancel=threading.Event())
+
+
+def test_a_base_that_changes_while_it_is_read_is_told(base: Path, tmp_path: Path) -> None:
+    found = resolve_base(str(base))
+    with pytest.raises(RuntimeError, match="of another kind"), _vanishing(found):
+        raise RuntimeError("of another kind")
+    mine = tmp_path / "mine"
+    shutil.copytree(base, mine)
+    found = resolve_base(str(mine))
+    with pytest.raises(NotFound, match="changed or deleted") as caught, _vanishing(found):
+        (mine / "model.safetensors").unlink()
+        (mine / "notes.txt").write_text("somebody else's")
+        raise FileNotFoundError
+    assert caught.value.cause == f"in {mine}: model.safetensors"
+
+
+def test_answers_of_which_nothing_counts(tmp_path: Path, base: Path) -> None:
+    """The rows here have no reasoning and no quotes."""
+    weights = {"answer_weight": 0.0, "quote_weight": 2.0, "max_steps": 1}
+    asked = request(tmp_path, base, reasoning_weight=0.0, **weights)
+    with pytest.raises(BadInput, match="nothing to learn") as caught:
+        train_in_child(**asked, emit=silent, cancel=threading.Event())
+    assert "answer_weight" in caught.value.next_step
+    quoting = chat_rows(1)[0]
+    quoting.messages[-1].content = "##begin_quote##f1##end_quote## <ANSWER>: f1"
+    write_rows(asked["train"], [*chat_rows(8), quoting])
+    said: list[str] = []
+    train_in_child(
+        **asked,
+        emit=lambda kind, **payload: said.append(payload.get("message", "")),
+        cancel=threading.Event(),
+    )
+    assert [text for text in said if text.startswith("8 training examples are left out")]
 
 
 class Hands:
