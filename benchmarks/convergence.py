@@ -25,7 +25,7 @@ from typing import Any
 from forge_mcp import machine
 
 METHODS = ("pissa", "lora", "dora")
-RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 SEEDS = (17, 18, 19)
 RANK = 16
 EVALUATIONS = 10

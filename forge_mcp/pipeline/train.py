@@ -101,7 +101,9 @@ def train(request: TrainRequest, context: SkillContext) -> TrainResult:
         return TrainResult.model_validate(found.manifest.result)
 
     from forge_mcp.training.supervise import train_in_child
+    from forge_mcp.training.trackers import require_packages
 
+    require_packages(settings.trackers)
     tell_about(base, settings, context)
     dataset.verify("train.jsonl", "valid.jsonl")
     with workspace.unfinished(

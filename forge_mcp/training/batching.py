@@ -225,22 +225,37 @@ def check_not_empty(kept: Tokenised, max_length: int) -> None:
 
 
 def pack(examples: Sequence[Example], max_tokens: int, max_examples: int) -> list[Row]:
-    """Put examples into rows of at most `max_tokens` tokens and `max_examples` examples.
+    """Put examples into few rows of at most `max_tokens` tokens and `max_examples` examples.
 
-    An example that is longer by itself has a row of its own. Long ones come first, and those of
-    like length lie together: where the cores share a row's examples, all have the same to do. The
-    same examples in the same order give the same rows.
+    An example that is longer by itself has a row of its own. Long ones come first and those of
+    like length lie together, in rows as even as can be: where the cores share a row's examples,
+    all have the same to do. The same examples in the same order give the same rows.
     """
-    rows: list[Row] = []
-    current: list[Example] = []
+    ordered = sorted(examples, key=lambda one: -len(one.tokens))
+    rows = _filled(ordered, max_tokens, max_examples)
+    for count in range(-(-len(ordered) // max(len(rows), 1)), max_examples):
+        if len(_filled(ordered, max_tokens, count)) == len(rows):
+            max_examples = count
+            break
+    too_few, enough = 0, max_tokens
+    while enough - too_few > 1:
+        tokens = (too_few + enough) // 2
+        if len(_filled(ordered, tokens, max_examples)) == len(rows):
+            enough = tokens
+        else:
+            too_few = tokens
+    return _filled(ordered, enough, max_examples)
+
+
+def _filled(ordered: Sequence[Example], max_tokens: int, max_examples: int) -> list[Row]:
+    """Rows that are closed when the next example does not fit."""
+    rows: list[list[Example]] = []
     used = 0
-    for example in sorted(examples, key=lambda one: -len(one.tokens)):
+    for example in ordered:
         length = len(example.tokens)
-        if current and (len(current) == max_examples or used + length > max_tokens):
-            rows.append(Row(tuple(current)))
-            current, used = [], 0
-        current.append(example)
+        if not rows or len(rows[-1]) == max_examples or used + length > max_tokens:
+            rows.append([])
+            used = 0
+        rows[-1].append(example)
         used += length
-    if current:
-        rows.append(Row(tuple(current)))
-    return rows
+    return [Row(tuple(row)) for row in rows]

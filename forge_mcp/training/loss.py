@@ -35,6 +35,9 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten  # noqa: E402
 CHUNK_LOGITS = 1 << 22
 CHUNK_LOGITS_GPU = 1 << 25
 MIN_CHUNK, MAX_CHUNK = 16, 512  # positions
+# Each share has one core for all it does. With fewer shares than a quarter of the cores BLAS alone
+# makes better use of them (estimated from the part that matrix products have on one core, a half).
+SHARED = 4
 
 
 def row_loss(model: Any, row: Row) -> Any:
@@ -220,8 +223,9 @@ def _sequences(model: Any, row: Row) -> list[Row]:
 
 def _together(model: Any, row: Row, build: Callable[[Row], Any]) -> list[Any]:
     """`build` called for each core's share of the row, and all that it made computed."""
-    shares = _shares(row, machine.cores() if machine.on_cpu() else 1)
-    if len(shares) == 1:
+    cores = machine.cores() if machine.on_cpu() else 1
+    shares = _shares(row, cores)
+    if len(shares) == 1 or SHARED * len(shares) < cores:
         made = build(row)
         mx.eval(made)
         return [made]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -233,9 +232,23 @@ def test_packing_keeps_every_example_and_its_bounds(
     for row in rows:
         assert 1 <= len(row.examples) <= count
         assert row.length <= tokens or len(row.examples) == 1
-    for row, after in pairwise(rows):  # none is closed before it must be
-        more = len(after.examples[0].tokens)
-        assert len(row.examples) == count or row.length + more > tokens
+    opened, used, held = 0, tokens, count  # as many rows as one after the other would fill
+    for length in sorted(lengths, reverse=True):
+        if held == count or used + length > tokens:
+            opened, used, held = opened + 1, 0, 0
+        used, held = used + length, held + 1
+    assert len(rows) == opened
+
+
+def test_rows_are_even() -> None:
+    def lengths(*wanted: int, tokens: int, count: int) -> list[list[int]]:
+        rows = pack([Example([1] * length, 1) for length in wanted], tokens, count)
+        return [[len(example.tokens) for example in row.examples] for row in rows]
+
+    assert lengths(50, 70, 60, 65, tokens=200, count=4) == [[70, 65], [60, 50]]
+    assert lengths(9, 9, 9, 9, 9, tokens=99, count=4) == [[9, 9, 9], [9, 9]]
+    assert lengths(50, 300, 40, tokens=100, count=4) == [[300], [50, 40]]
+    assert lengths(tokens=100, count=4) == []
 
 
 @given(order=st.permutations(range(5)), count=st.integers(1, 5))

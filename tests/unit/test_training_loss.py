@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def test_weights_count_by_token() -> None:
     assert row_loss(model, one).item() != row_loss(model, other).item()
 
 
-@pytest.mark.parametrize("cores", [1, 2, 3, 8])
+@pytest.mark.parametrize("cores", [1, 2, 3, 8, 40])
 def test_shared_out_among_cores_it_is_the_same(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cores", lambda: cores)
     loss._workers.cache_clear()
@@ -204,6 +205,20 @@ def test_an_error_in_a_share_is_raised_and_blas_gets_its_threads_back(
         loss._together(make_model(), make_row(*SHAPES), build)
     assert counts == [1]
     assert loss._together(make_model(), make_row((9, 2)), lambda row: mx.array(2.0))
+
+
+def test_blas_computes_with_so_many_threads_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = machine.load_openblas()
+    if name is not None:
+        library = ctypes.CDLL(name)
+        before = library.openblas_get_num_threads()
+        with pytest.raises(ZeroDivisionError), machine.blas_threads(before + 1):
+            assert library.openblas_get_num_threads() == before + 1
+            raise ZeroDivisionError
+        assert library.openblas_get_num_threads() == before
+    monkeypatch.setattr(machine, "load_openblas", lambda: None)
+    with machine.blas_threads(3):
+        assert (mx.ones((2, 2)) @ mx.ones((2, 2))).sum().item() == 8
 
 
 def test_accuracy_counts_the_likeliest_token() -> None:

@@ -16,6 +16,7 @@ from forge_mcp.errors import (
     BadInput,
     CorruptArtifact,
     GateRefused,
+    InvalidSettings,
     NotFound,
     OutOfSpace,
     UnsupportedModel,
@@ -330,6 +331,18 @@ def test_only_validated_datasets_are_trained_on(tmp_path: Path) -> None:
     failed = make_dataset(context.workspace, "demo", validated=False)
     with pytest.raises(GateRefused, match="did not pass"):
         train(TrainRequest(dataset=failed.id), context)
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_training(trained: Trained) -> None:
+    training = trained.context.settings.training.model_copy(update={"trackers": ["wandb"]})
+    changed = trained.context.settings.model_copy(update={"training": training})
+    before = sorted(trained.context.workspace.home.rglob("*"))
+    with pytest.raises(InvalidSettings, match="wandb"):
+        train(
+            TrainRequest(dataset=trained.dataset.id, base=str(trained.base), rank=3),
+            replace(trained.context, settings=changed),
+        )
+    assert sorted(trained.context.workspace.home.rglob("*")) == before
 
 
 def test_a_full_disk_is_told_before_training(

@@ -33,7 +33,7 @@ from forge_mcp.training import supervise
 from forge_mcp.training.bases import resolve_base
 from forge_mcp.training.callbacks import read_metrics
 from forge_mcp.training.checkpoints import latest_checkpoint
-from forge_mcp.training.child import LOG, _in_words, _vanishing
+from forge_mcp.training.child import LOG, _clean, _in_words, _saved_start, _vanishing
 from forge_mcp.training.supervise import (
     SCRATCH,
     SILENT_SECONDS,
@@ -438,10 +438,32 @@ def test_a_base_that_changes_while_it_is_read_is_told(base: Path, tmp_path: Path
     assert caught.value.cause == f"in {mine}: model.safetensors"
 
 
+def test_a_run_whose_description_is_torn_has_no_saved_start(tmp_path: Path, base: Path) -> None:
+    found = resolve_base(str(base))
+    assert _saved_start(tmp_path, found) is None
+    for text in ("", "[]", "{}", '{"checksums": {}}'):
+        (tmp_path / "adapter_config.json").write_text(text)
+        assert _saved_start(tmp_path, found) is None
+
+
+def test_the_folder_of_a_killed_parent_is_removed(tmp_path: Path) -> None:
+    for names in (("request.json",), ("request.json", "stop"), ()):
+        folder = tmp_path / "scratch"
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+        _clean(folder)
+        assert not folder.exists()
+    folder.mkdir()
+    (folder / "somebody's").touch()
+    _clean(folder)
+    assert folder.exists()
+
+
 def test_answers_of_which_nothing_counts(tmp_path: Path, base: Path) -> None:
     """The rows here have no reasoning and no quotes."""
     weights = {"answer_weight": 0.0, "quote_weight": 2.0, "max_steps": 1}
-    asked = request(tmp_path, base, reasoning_weight=0.0, **weights)
+    asked = request(tmp_path, base, reasoning_weight=0.0, rank=100, **weights)
     with pytest.raises(BadInput, match="nothing to learn") as caught:
         train_in_child(**asked, emit=silent, cancel=threading.Event())
     assert "answer_weight" in caught.value.next_step
@@ -455,6 +477,8 @@ def test_answers_of_which_nothing_counts(tmp_path: Path, base: Path) -> None:
         cancel=threading.Event(),
     )
     assert [text for text in said if text.startswith("8 training examples are left out")]
+    assert [text for text in said if "rank 100 is more than" in text]
+    assert [text for text in said if "bits a weight" in text]
 
 
 class Hands:
