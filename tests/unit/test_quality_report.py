@@ -190,13 +190,14 @@ def test_thirteen_words_in_a_row_are_a_contamination(tmp_path: Path, name: str) 
     ("content", "cause"),
     [
         (b"no gzip", "Not a gzipped file"),
-        (gzip.compress(b'{"prompt": "a"}\n'), "line 1: KeyError"),
-        (gzip.compress(b'{"prompt": 1, "canonical_solution": ""}\n'), "line 1: TypeError"),
-        (gzip.compress(b"no json\n"), "line 1: JSONDecodeError"),
-        (gzip.compress(b""), "no line has a prompt"),
-        (gzip.compress(b'{"prompt": "a"}' * 99)[:20], "ended before"),
+        (gzip.compress(b'{"prompt": "a"}\n', mtime=0), "line 1: KeyError"),
+        (gzip.compress(b'{"prompt": 1, "canonical_solution": ""}\n', mtime=0), "line 1: TypeError"),
+        (gzip.compress(b"no json\n", mtime=0), "line 1: JSONDecodeError"),
+        (gzip.compress(b"", mtime=0), "no line has a prompt"),
+        (gzip.compress(b'{"prompt": "a"}' * 99, mtime=0)[:20], "ended before"),
         (None, "No such file"),
     ],
+    ids=["gzip", "key", "type", "json", "empty", "cut", "missing"],
 )
 def test_a_file_that_is_no_humaneval_is_named(
     tmp_path: Path, content: bytes | None, cause: str
