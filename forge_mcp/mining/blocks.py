@@ -280,14 +280,15 @@ def quality_score(row: dict[str, Any], settings: MiningSettings) -> float:
     documented    1 with a docstring, else 0
     docstring     its words, 1 from 20 words on
     complexity    cyclomatic complexity (McCabe 1976), 1 from 5 on
-    length        tokens, 1 from four times the minimum up to half of the maximum, then falling
+    length        tokens, 1 from four times the minimum (half of the maximum, if that is less)
+                  up to half of the maximum, then falling
     """
     tokens: int = row["tokens"]
     docstring: str = row["docstring"]
     words = len(docstring.split()) if docstring else 0
     half = max(settings.max_tokens / 2, 1)
     if tokens <= half:
-        length = min(1.0, tokens / max(4 * settings.min_tokens, 1))
+        length = min(1.0, tokens / max(min(4 * settings.min_tokens, half), 1))
     else:
         length = max(0.0, 2 - tokens / half)
     complexity: float = min(1.0, (row["metadata"]["complexity"] - 1) / 4)

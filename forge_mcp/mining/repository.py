@@ -52,7 +52,7 @@ from forge_mcp.mining.text import decode, text_skip_reason
 from forge_mcp.settings import MiningSettings, Settings, load_settings
 
 # Change it with anything that changes what is mined from the same files.
-MINING_VERSION = 5
+MINING_VERSION = 6
 PARALLEL_FROM_FILES = 200
 CHUNK_FILES = 25
 AHEAD = 4  # chunks a process, waiting or done

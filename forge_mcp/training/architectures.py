@@ -41,7 +41,7 @@ def check_architecture(model_type: object, name: str) -> None:
         raise UnsupportedModel(
             f"The base model '{name}' has an architecture that AI Forge cannot tune.",
             cause=f"its model_type is {model_type!r}; known are {', '.join(ARCHITECTURES)}",
-            next_step="Choose a base of one of these; 'forge-mcp train --help' shows how.",
+            next_step="Choose another base: docs/bases.md names those that are known.",
         )
 
 

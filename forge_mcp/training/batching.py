@@ -168,7 +168,7 @@ def _token_weights(
             next_step="Set all three to 1, or choose another base.",
         )
     answer_begins = max(text.find(ANSWER), 0)  # a row without reasoning is all answer
-    quotes = [match.span() for match in QUOTE.finditer(text, 0, answer_begins)]
+    quotes = [match.span() for match in QUOTE.finditer(text)]
 
     def weight(at: int) -> float:
         if at >= answer_begins:

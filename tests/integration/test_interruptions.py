@@ -68,7 +68,7 @@ def test_a_second_run_computes_nothing_again(line: Line) -> None:
 def test_killing_the_command_kills_the_training(tmp_path: Path) -> None:
     line = Line(tmp_path)
     process = line.start(
-        "retrain", ".", FORGE_TRAINING__MAX_STEPS="0", FORGE_TRAINING__EPOCHS="900"
+        "retrain", ".", FORGE_TRAINING__MAX_STEPS="0", FORGE_TRAINING__NUM_TRAIN_EPOCHS="900"
     )
     command = psutil.Process(process.pid)
     children: list[psutil.Process] = []

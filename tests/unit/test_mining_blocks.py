@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from mining_helpers import LOOSE, mine, settings, write
@@ -428,6 +428,7 @@ LIMITS = st.fixed_dictionaries(
 
 
 @given(words=SMALL, complexity=st.integers(1, 30), tokens=st.integers(0, 5000), limits=LIMITS)
+@example(words=0, complexity=1, tokens=90, limits={"min_tokens": 23, "max_tokens": 180})
 def test_quality_score_rises_with_documentation_and_complexity(
     words: int, complexity: int, tokens: int, limits: dict[str, int]
 ) -> None:

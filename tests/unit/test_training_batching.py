@@ -247,6 +247,7 @@ def test_rows_are_even() -> None:
 
     assert lengths(50, 70, 60, 65, tokens=200, count=4) == [[70, 65], [60, 50]]
     assert lengths(9, 9, 9, 9, 9, tokens=99, count=4) == [[9, 9, 9], [9, 9]]
+    assert lengths(60, 30, 30, 30, 30, tokens=120, count=9) == [[60, 30], [30, 30, 30]]
     assert lengths(50, 300, 40, tokens=100, count=4) == [[300], [50, 40]]
     assert lengths(tokens=100, count=4) == []
 

@@ -115,12 +115,17 @@ def test_bfloat16_models_lose_no_more_than_their_rounding(kind: str) -> None:
     assert close(gradient, wanted, 0.05)
 
 
+@pytest.mark.parametrize("kind", ["llama", "dynamic"])
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_head_that_is_trained_gets_its_gradient(tied: bool) -> None:
-    """With a tied one that is the sum of what it does as embedding and as head."""
-    model = trainable(make_model(tied=tied))
+def test_a_head_that_is_trained_gets_its_gradient(kind: str, tied: bool) -> None:
+    """With a tied one that is the sum of what it does as embedding and as head; over rows of one
+    sequence and of several."""
+    model = trainable(make_model(kind, tied=tied))
     (decoder(model).embed_tokens if tied else model.lm_head).unfreeze()
     row = make_row(*SHAPES)
+    before = dict(tree_flatten(model.parameters()))
+    row_loss(model, row)
+    assert all(before[name] is one for name, one in tree_flatten(model.parameters()))
     value, gradient = value_and_gradient(model, row)
     expected, wanted = value_and_gradient(model, row, plain_loss)
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
