@@ -1,6 +1,6 @@
 """Loss against steps of PiSSA, LoRA and DoRA, each at its best learning rate, on a real repository.
 
-    python benchmarks/convergence.py REPO [--steps 100] [--out FOLDER] [--plot PNG]
+    python benchmarks/convergence.py [REPO] [--steps 100] [--out FOLDER] [--plot PNG]
 
 Makes a dataset of the repository, trains forge-nano with every method at five learning rates (one
 seed), then each method at its best rate with two more seeds. Prints the validation loss at every
@@ -152,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("repo")
+    parser.add_argument("repo", nargs="?", default=".")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument(
         "--out", type=Path, default=Path(tempfile.gettempdir()) / "forge-convergence"

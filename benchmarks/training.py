@@ -1,6 +1,6 @@
 """How fast training is against mlx-lm's own trainer, and what each of our levers gives.
 
-    python benchmarks/training.py REPO [--quick] [--repetitions 3] [--json FILE]
+    python benchmarks/training.py [REPO] [--quick] [--repetitions 3] [--json FILE]
 
 Makes RAFT data of a repository and trains LoRA adapters on forge-nano in float32 for one epoch over
 the same examples: by `mlx_lm.tuner.trainer.train` (its batches, its loss, prompt masking), by its
@@ -318,7 +318,9 @@ def _ratio(turns: Sequence[dict[str, dict[str, float]]], one: str, other: str) -
 def main() -> None:
     """Run all contestants in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("repo", help="a repository (with --contestant: the examples)")
+    parser.add_argument(
+        "repo", nargs="?", default=".", help="a repository (with --contestant: the examples)"
+    )
     parser.add_argument("--quick", action="store_true", help="few examples, one repetition")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--json", type=Path)

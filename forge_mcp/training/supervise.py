@@ -288,7 +288,7 @@ def describe_death(what: str, code: int, log: Path, start: int = 0) -> TrainingF
     said = f"; it said: {' / '.join(last)}" if last else ""
     if code < 0:
         name = signal.Signals(-code).name
-        killed = -code in (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
+        killed = -code in (signal.SIGKILL, signal.SIGABRT, signal.SIGBUS)
         return TrainingFailed(
             f"The {what} was killed ({name}).",
             cause=("most likely the machine ran out of memory" if killed else "a signal") + said,
