@@ -33,7 +33,14 @@ from forge_mcp.training import supervise
 from forge_mcp.training.bases import resolve_base
 from forge_mcp.training.callbacks import read_metrics
 from forge_mcp.training.checkpoints import latest_checkpoint
-from forge_mcp.training.child import LOG, _clean, _in_words, _saved_start, _vanishing
+from forge_mcp.training.child import (
+    LOG,
+    OUT_OF_MEMORY_ADVICE,
+    _clean,
+    _in_words,
+    _saved_start,
+    _vanishing,
+)
 from forge_mcp.training.supervise import (
     SCRATCH,
     SILENT_SECONDS,
@@ -547,3 +554,17 @@ def test_a_child_tells_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
 
     child_module._beat(emit)
     assert told == ["heartbeat", "heartbeat"]
+
+
+@pytest.mark.parametrize(
+    ("number", "memory"), [(signal.SIGKILL, True), (signal.SIGABRT, True), (signal.SIGSEGV, False)]
+)
+def test_a_crash_is_not_called_a_lack_of_memory(
+    tmp_path: Path, number: signal.Signals, memory: bool
+) -> None:
+    (tmp_path / LOG).write_text("last words\n")
+    told = supervise.describe_death("training process", -number, tmp_path / LOG)
+    assert number.name in told.message
+    assert "last words" in told.cause
+    assert ("memory" in told.cause) is memory
+    assert (told.next_step == OUT_OF_MEMORY_ADVICE) is memory
