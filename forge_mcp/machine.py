@@ -110,6 +110,19 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
+def sandboxes() -> tuple[str, ...]:
+    """The ways in which this system can run a program that nobody trusts, the best one first.
+
+    Whether they work here is another question: see judging/sandbox.py.
+    """
+    if sys.platform == "darwin":
+        return ("seatbelt",)
+    if sys.platform == "linux":
+        root = os.geteuid() == 0
+        return ("namespaces" if root else "user_namespaces", "landlock")
+    return ()
+
+
 class Battery(NamedTuple):
     """How a laptop is powered."""
 

@@ -216,9 +216,21 @@ class JudgingSettings(Section):
     """The gate between training and deployment."""
 
     max_examples: PositiveInt
+    closed_book_examples: int = Field(ge=0)
     perplexity_examples: PositiveInt
+    text_tokens: int = Field(ge=0)
+    reconstruction_blocks: int = Field(ge=0)
     max_tokens: PositiveInt
+    minutes: float = Field(ge=0)
+    humaneval: str
+    humaneval_problems: PositiveInt
+    humaneval_samples: PositiveInt
+    humaneval_temperature: float = Field(ge=0, le=2)
     max_perplexity_ratio: float = Field(gt=0)
+    target_accuracy: float = Share
+    target_hallucination_rate: float = Share
+    target_compiling: float = Share
+    target_ms_per_token: float = Field(gt=0)
     seed: int
 
 
@@ -380,6 +392,13 @@ def load_settings(
     if "ollama_host" not in of_user.get("serving", {}):
         _require_loopback(settings.serving.ollama_host)
     _require_own_teacher(settings, of_user.get("teacher", {}))
+    if "://" in settings.judging.humaneval and "humaneval" not in of_user.get("judging", {}):
+        raise InvalidSettings(
+            f"{PROJECT_FILE} may not set 'judging.humaneval' to an address.",
+            cause=f"{settings.judging.humaneval!r} would be fetched, and no user asked for that",
+            next_step="Take it out of the file; where you want it, set it in the environment "
+            "(FORGE_JUDGING__HUMANEVAL) or the call.",
+        )
     return settings
 
 

@@ -97,14 +97,17 @@ def main() -> int:
     print(f"  blocks {line['extract']['blocks']}, examples {line['synthesize']['examples']}")
     print("On held-out examples (95% interval)")
     report = json.loads((Path(judged["path"]) / "report.json").read_text(encoding="utf-8"))
-    by_name = {
-        model: {metric["name"]: metric for metric in report["metrics"][model]}
-        for model in ("base", "tuned")
-    }
-    for name, base in by_name["base"].items():
-        if name in by_name["tuned"]:
-            print(f"  {name:<24} base {figure(base)} → tuned {figure(by_name['tuned'][name])}")
-    print(f"  report: {Path(judged['path']) / 'report.md'}")
+    for section in report["sections"]:
+        measured = {
+            model: {metric["name"]: metric for metric in section["metrics"].get(model, [])}
+            for model in ("base", "tuned")
+        }
+        for name, base in measured["base"].items():
+            if name in measured["tuned"]:
+                label = f"{section['name']} {name}"
+                tuned = figure(measured["tuned"][name])
+                print(f"  {label:<34} base {figure(base)} → tuned {tuned}")
+    print(f"  report: {Path(judged['path']) / 'report.html'}")
     return 0
 
 

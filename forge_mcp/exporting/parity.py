@@ -45,11 +45,11 @@ TEXTS = (
 )
 
 
-class Reply(Protocol):
-    """What a chat runtime answers (serving.chat.Reply)."""
+class Scored(Protocol):
+    """An answer that was judged (judging.results.ScoredAnswer)."""
 
     @property
-    def text(self) -> str: ...  # noqa: D102
+    def right(self) -> bool: ...  # noqa: D102
     @property
     def stopped(self) -> bool: ...  # noqa: D102
 
@@ -58,7 +58,6 @@ class ChatRuntime(Protocol):
     """The exported file in the runtime that will serve it (serving.llamacpp)."""
 
     def render(self, messages: Sequence[Message]) -> str: ...  # noqa: D102
-    def answer(self, messages: Sequence[Message], max_tokens: int) -> Reply: ...  # noqa: D102
 
 
 @dataclass
@@ -105,11 +104,10 @@ def check_parity(
     runtime: ChatRuntime,
     held_out: HeldOut,
     settings: ExportingSettings,
-    is_right: Callable[[str, str], bool],
+    score: Callable[[Sequence[int]], Sequence[Scored]],
     *,
     quantization: str,
     context: int,
-    max_tokens: int,
     threads: int = 0,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Parity:
@@ -122,10 +120,10 @@ def check_parity(
         runtime: the file in the chat runtime.
         held_out: rows to compare on; those longer than `context` are left out.
         settings: thresholds and sizes.
-        is_right: whether a generated assistant's turn (first) answers as the true one (second).
+        score: lets the file in its runtime answer some of the rows (their places among
+            `held_out.chats`), and judges the answers.
         quantization: of the file.
         context: tokens at most.
-        max_tokens: of an answer.
         threads: for llama.cpp; 0 for one a core.
         progress: told in a few words what is being done.
 
@@ -178,14 +176,8 @@ def check_parity(
             f"{len(prompts) - equal_chats} of {len(prompts)} chats are rendered otherwise"
         )
 
-    right = stopped = asked = 0
-    for index in fitting[: settings.parity_answers]:
-        *question, truth = held_out.chats[index]
-        progress(f"generating answer {asked + 1}")
-        reply = runtime.answer(question, max_tokens)
-        asked += 1
-        stopped += reply.stopped
-        right += is_right(reply.text, truth.content)
+    progress("generating answers")
+    answers = score(fitting[: settings.parity_answers])
     return Parity(
         passed=not reasons,
         reasons=reasons,
@@ -201,9 +193,9 @@ def check_parity(
         texts_tokenized_equal=equal_texts,
         chats_rendered=len(prompts),
         chats_rendered_equal=equal_chats,
-        answers=right / asked if asked else None,
-        answers_asked=asked,
-        answers_stopped=stopped,
+        answers=sum(one.right for one in answers) / len(answers) if answers else None,
+        answers_asked=len(answers),
+        answers_stopped=sum(one.stopped for one in answers),
     )
 
 

@@ -1,15 +1,27 @@
-"""The held-out examples of a dataset, and a sample of them that represents all."""
+"""The questions of an examination, from a dataset's held-out rows, and what a run learnt.
+
+Open-book questions are about files that were held out, with their documents given. Closed-book
+questions are about code that was trained on, in the phrasing that no training row has, and show no
+document. What a run was trained on is never asked: see `Learnt`.
+"""
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from forge_mcp.errors import BadInput, CorruptArtifact
 from forge_mcp.schemas.code_blocks import CodeBlock
-from forge_mcp.schemas.prompt import ABSTAIN_ANSWER, render_document
+from forge_mcp.schemas.prompt import (
+    ABSTAIN_ANSWER,
+    find_quote,
+    parse_answer,
+    render_document,
+    render_messages,
+)
 from forge_mcp.schemas.raft_examples import ChatRow, RaftExample, Split
 from forge_mcp.workspace import Artifact
 
@@ -42,15 +54,32 @@ class Case:
         """Whether the right answer is that the documents do not say."""
         return self.example.final_answer.strip() == ABSTAIN_ANSWER
 
+    @cached_property
+    def cites(self) -> bool:
+        """Whether the reference has a quote of a document given."""
+        quotes = parse_answer(self.reference).quotes
+        return any(find_quote(quoted, self.documents) is not None for quoted in quotes)
 
-def held_out(dataset: Artifact, split: Split = "test") -> list[Case]:
-    """The cases of a split, in the order of examples.jsonl.
+    def with_documents(self, documents: Sequence[CodeBlock]) -> Case:
+        """The same question with other documents given."""
+        system = self.row.messages[0].content
+        messages = render_messages(documents, self.example.question, self.reference, system)
+        return replace(self, row=ChatRow(messages=messages), documents=tuple(documents))
 
-    Closed-book rows are left aside: they ask about trained blocks and show nothing, so that they
-    neither are held out nor can be cited, abstained from or told from inventions.
+
+@dataclass(frozen=True)
+class Examination:
+    """The questions that a split has, in the order of examples.jsonl."""
+
+    open_book: list[Case]
+    closed_book: list[Case]
+
+
+def held_out(dataset: Artifact, split: Split = "test") -> Examination:
+    """The questions of a split.
 
     Raises:
-        BadInput: the split has no other rows.
+        BadInput: the split has no open-book question.
         CorruptArtifact: its files do not belong together.
     """
     blocks = {row["id"]: CodeBlock.model_validate(row) for row in dataset.rows("documents.jsonl")}
@@ -73,24 +102,62 @@ def held_out(dataset: Artifact, split: Split = "test") -> list[Case]:
             next_step=f"Raise raft.{split}_share, or mine more files, and run 'forge-mcp "
             "synthesize', 'validate' and 'train' again.",
         )
-    cases = []
+    found = Examination([], [])
     for example, row in zip(examples, rows, strict=True):
-        if example.closed_book:
-            continue
         oracles = tuple(blocks[id] for id in example.oracle_ids)
         named = (*oracles, *(blocks[id] for id in example.distractor_ids))
         shown = tuple(b for b in named if render_document(b) in row.messages[-2].content)
-        cases.append(Case(example, row, shown, oracles))
-    return cases
+        case = Case(example, row, shown, oracles)
+        (found.closed_book if example.closed_book else found.open_book).append(case)
+    return found
 
 
-def learnt_from(dataset: Artifact) -> set[str]:
-    """Content hashes of the blocks that the training split of a dataset asks about."""
+@dataclass(frozen=True)
+class Learnt:
+    """What a run was trained on.
+
+    `questions`: the user's turns of its training rows; `blocks`: content hashes of the blocks
+    that these ask about; `answers`: their final answers by kind of fact.
+    """
+
+    questions: frozenset[str]
+    blocks: frozenset[str]
+    answers: dict[str, list[str]]
+
+    def holds(self, case: Case) -> bool:
+        """Whether a question was trained on, and so shows nothing.
+
+        An open-book one is where its row or any of its oracles was; a closed-book one, which is
+        about trained code by intent, only where that very question was.
+        """
+        if case.prompt in self.questions:
+            return True
+        if case.example.closed_book:
+            return False
+        return any(oracle.content_hash in self.blocks for oracle in case.oracles)
+
+    def knows(self, case: Case) -> bool:
+        """Whether the code that a closed-book question is about was trained on."""
+        return all(oracle.content_hash in self.blocks for oracle in case.oracles)
+
+
+def learnt_from(dataset: Artifact) -> Learnt:
+    """What the training split of a dataset teaches."""
     asked: set[str] = set()
+    answers: dict[str, list[str]] = defaultdict(list)
     for example in map(RaftExample.model_validate, dataset.rows("examples.jsonl")):
         if example.split == "train":
             asked.update((example.fact.block, *example.oracle_ids))
-    return {row["content_hash"] for row in dataset.rows("documents.jsonl") if row["id"] in asked}
+            if not example.oracle_absent:
+                answers[example.fact.kind].append(example.final_answer)
+    rows = map(ChatRow.model_validate, dataset.rows("train.jsonl"))
+    return Learnt(
+        questions=frozenset(row.messages[-2].content for row in rows),
+        blocks=frozenset(
+            row["content_hash"] for row in dataset.rows("documents.jsonl") if row["id"] in asked
+        ),
+        answers=dict(answers),
+    )
 
 
 def sample(cases: Sequence[Case], n: int, seed: int) -> list[Case]:

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -18,6 +19,8 @@ from forge_mcp.workspace import Artifact, Workspace, hash_inputs
 
 if TYPE_CHECKING:
     from forge_mcp.exporting.parity import HeldOut
+    from forge_mcp.judging.heldout import Case
+    from forge_mcp.judging.results import ScoredAnswer
     from forge_mcp.training.bases import Base
 
 GGUF = "model.gguf"
@@ -177,11 +180,14 @@ def _write_and_check(
     from forge_mcp.exporting.fuse import merge_adapters_to_base
     from forge_mcp.exporting.gguf import convert_to_gguf
     from forge_mcp.exporting.parity import check_parity
+    from forge_mcp.judging.answers import Repository, RuntimeBackend, score_answers
+    from forge_mcp.schemas.code_blocks import CodeBlock
     from forge_mcp.serving.llamacpp import LlamaCppChat
     from forge_mcp.training.run import load_run
 
     settings, serving = context.settings.exporting, context.settings.serving
-    held_out, kinds = _held_out(dataset, settings, context)
+    held_out, cases = _held_out(dataset, settings, context)
+    repository = Repository(map(CodeBlock.model_validate, dataset.rows("documents.jsonl")))
     context.progress(0, 3, "merging adapters into the base")
     loaded = load_run(run)
     fused = merge_adapters_to_base(
@@ -200,6 +206,16 @@ def _write_and_check(
     shutil.rmtree(fused)
     context.progress(2, 3, "checking the file against the run")
     runtime = LlamaCppChat(gguf, num_ctx=serving.num_ctx, threads=serving.threads)
+
+    def score(places: Sequence[int]) -> list[ScoredAnswer]:
+        return score_answers(
+            RuntimeBackend(runtime),
+            [cases[place] for place in places],
+            repository,
+            context.settings.judging.max_tokens,
+            lambda done, of: context.progress(2, 3, f"answer {done}/{of}"),
+        )
+
     try:
         parity = check_parity(
             loaded.model,
@@ -208,10 +224,9 @@ def _write_and_check(
             runtime,
             held_out,
             settings,
-            lambda generated, truth: _same_answer(generated, truth, kinds[truth]),
+            score,
             quantization=quantization,
             context=serving.num_ctx,
-            max_tokens=context.settings.judging.max_tokens,
             threads=serving.threads,
             progress=lambda message: context.progress(2, 3, message),
         )
@@ -225,12 +240,8 @@ def _write_and_check(
 
 def _held_out(
     dataset: Artifact, settings: ExportingSettings, context: SkillContext
-) -> tuple[HeldOut, dict[str, str]]:
-    """A sample of rows that the run was not trained on: the test split, else the valid split.
-
-    Returns:
-        The rows, and the kind of fact of each reference answer.
-    """
+) -> tuple[HeldOut, list[Case]]:
+    """A sample of rows that the run was not trained on: the test split, else the valid split."""
     from forge_mcp.exporting.parity import POSITIONS_PER_ROW, HeldOut
     from forge_mcp.judging.heldout import held_out, sample
 
@@ -239,23 +250,11 @@ def _held_out(
     split = "test" if dataset.file("test.jsonl").stat().st_size else "valid"
     if split == "valid":
         context.log("The test split is empty: the export is checked on the valid split.")
-        cases = held_out(dataset, "valid")
+        cases = held_out(dataset, "valid").open_book
     else:
-        cases = held_out(dataset, "test")
+        cases = held_out(dataset, "test").open_book
     chosen = sample(cases, size, seed)
-    kinds = {case.reference: case.example.fact.kind for case in chosen}
-    return HeldOut(split, [case.row.messages for case in chosen]), kinds
-
-
-def _same_answer(generated: str, truth: str, kind: str) -> bool:
-    """Judging's rule for a right answer to a kind of question, on two assistant turns."""
-    from forge_mcp.judging.answers import same_answer
-    from forge_mcp.schemas.prompt import parse_answer
-
-    parsed = parse_answer(generated)
-    return parsed.complete and same_answer(
-        kind, parsed.final_answer, parse_answer(truth).final_answer
-    )
+    return HeldOut(split, [case.row.messages for case in chosen]), chosen
 
 
 def system_prompt(dataset: Artifact) -> str:

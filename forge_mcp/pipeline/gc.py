@@ -264,6 +264,7 @@ def _leftovers(
             *_entries(caches / "mining"),
             *_entries(caches / "retrieval"),
             caches / "teacher",
+            caches / "humaneval",
         ):
             if not path.is_dir():
                 continue

@@ -223,13 +223,13 @@ def retriever(corpus: Artifact, context: SkillContext) -> Ranking:
 
     settings = context.settings
     with _indexing:
-        encoder = _encoder(context)
+        encoder = encoder_of(context)
         mark = encoder.fingerprint if encoder else ""
         key = f"{corpus.path}:{corpus.manifest.inputs_hash}:{settings.retrieval.method}:{mark}"
         if key not in _retrievers:
             _retrievers.clear()
             _retrievers[key] = open_retriever(
-                _blocks(corpus),
+                searchable_blocks(corpus),
                 settings,
                 encoder,
                 cache=context.workspace.home / "cache" / "retrieval",
@@ -245,7 +245,7 @@ def retriever(corpus: Artifact, context: SkillContext) -> Ranking:
         return _retrievers[key]
 
 
-def _encoder(context: SkillContext) -> Encoder | None:
+def encoder_of(context: SkillContext) -> Encoder | None:
     """What `open_encoder` gives for the settings; one for other settings takes its place."""
     from forge_mcp.retrieval.opening import open_encoder
 
@@ -257,7 +257,8 @@ def _encoder(context: SkillContext) -> Encoder | None:
     return _encoders[key]
 
 
-def _blocks(corpus: Artifact) -> list[CodeBlock]:
+def searchable_blocks(corpus: Artifact) -> list[CodeBlock]:
+    """Every block of a corpus but those with secrets."""
     blocks = [CodeBlock.model_validate(row) for row in corpus.rows("blocks.jsonl")]
     for row in corpus.rows("rejected.jsonl"):
         rejected = RejectedBlock.model_validate(row)

@@ -35,20 +35,26 @@ _DOCUMENTED = re.compile(
 
 
 def code_pair(
-    block: CodeBlock, callees: Sequence[CodeBlock], names: CorpusNames, seed: int
+    block: CodeBlock,
+    callees: Sequence[CodeBlock],
+    names: CorpusNames,
+    seed: int,
+    *,
+    documented: bool = True,
 ) -> QAPair | None:
     """The code-writing question on a block, or None where it makes no good one.
 
     Args:
-        block: a documented function or method.
+        block: a function or method.
         callees: blocks of its split that it calls; the first ones are its oracles.
         names: of the whole corpus.
         seed: of every draw.
+        documented: whether it must have a docstring; training never asks for what has none.
     """
     facts = derive_kind(block, "code")
-    documented = 0 < len(block.docstring) <= MAX_DOCSTRING
-    start = stub(block)
-    if not facts or not documented or not start or names.ambiguous(block):
+    enough = MAX_DOCSTRING >= len(block.docstring) >= documented
+    start = stub(block, documented=documented)
+    if not facts or not enough or not start or names.ambiguous(block):
         return None
     fact = facts[0]
     body = len(indentation(block) + fact.value) - len(start)
@@ -83,18 +89,22 @@ def asking(fact: Fact, block: CodeBlock, named: str, phrasing: int, start: str) 
     return f"{text}\n{fence(start, block.language)}"
 
 
-def stub(block: CodeBlock) -> str:
+def stub(block: CodeBlock, *, documented: bool = True) -> str:
     """How a definition begins, byte for byte: what stands above it, its header, its documentation.
 
-    It is the beginning of what `fenced` holds; '' where its end cannot be told.
+    It is the beginning of what `fenced` holds; '' where its end cannot be told. A Python function
+    without a docstring has one only where it need not be `documented`.
     """
     source = block.source_code
     masked = mask(source, block.language)
     if block.language == "python":
         opened = re.search(rf"\bdef\s+{re.escape(block.name)}\b[^(]*\(", masked)
         end = closing(masked, opened.end() - 1) + 1 if opened else 0
-        documented = _DOCUMENTED.match(source, masked.find(":", end)) if end else None
-        return indentation(block) + source[: documented.end()] if documented else ""
+        colon = masked.find(":", end) if end else -1
+        told = colon >= 0 and (documented or block.docstring)
+        found = _DOCUMENTED.match(source, colon) if told else None
+        until = found.end() if found else 0 if documented else colon + 1
+        return indentation(block) + source[:until] if until else ""
     at = source.find(block.signature)
     while at >= 0 and masked[at : at + 1] != source[at : at + 1]:  # a comment holds it too
         at = source.find(block.signature, at + 1)

@@ -91,10 +91,18 @@ def positions_are_relative(model: Any) -> bool:
     Not so with Ministral 3's scale on queries, which grows with the position, and with dynamic NTK
     scaling, whose base depends on the row's length: their rows hold one example.
     """
-    part = decoder(model)
     if text_model(model).model_type == "ministral3":
-        return bool(part.args.rope_parameters["llama_4_scaling_beta"] == 0)
-    return not any(isinstance(module, DynamicNTKScalingRoPE) for module in part.modules())
+        return bool(decoder(model).args.rope_parameters["llama_4_scaling_beta"] == 0)
+    return places_are_fixed(model)
+
+
+def places_are_fixed(model: Any) -> bool:
+    """Whether a token's keys depend only on its place, so that they serve texts of any length.
+
+    Not so with dynamic NTK scaling.
+    """
+    modules = decoder(model).modules()
+    return not any(isinstance(module, DynamicNTKScalingRoPE) for module in modules)
 
 
 @contextmanager

@@ -10,10 +10,10 @@ shared out among the cores, each share on a stream and in a thread of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from forge_mcp import machine
 from forge_mcp.training.architectures import (
@@ -38,6 +38,7 @@ MIN_CHUNK, MAX_CHUNK = 16, 512  # positions
 # Each share has one core for all it does. With fewer shares than a quarter of the cores BLAS alone
 # makes better use of them (estimated from the part that matrix products have on one core, a half).
 SHARED = 4
+Work = TypeVar("Work")
 
 
 def row_loss(model: Any, row: Row) -> Any:
@@ -156,7 +157,7 @@ def _summed_loss(model: Any, row: Row) -> Any:
     def summed(hidden: Any, *parameters: Any) -> Any:
         total, by_head = mx.array(0.0), [mx.zeros_like(one) for one in parameters]
         by_hidden: list[Any] = []
-        for part in _chunks(model, hidden.shape[0]):
+        for part in chunks(model, hidden.shape[0]):
             targets, weights = _of(answers, part)
 
             def loss(inputs: Any, to: Any = targets, by: Any = weights) -> Any:
@@ -187,7 +188,7 @@ def _measured(model: Any, row: Row) -> tuple[Any, Any]:
     summed, hits = mx.array(0.0), mx.array(0)
     for one in _sequences(model, row):
         answers = _answers(model, one)
-        for part in _chunks(model, answers.hidden.shape[0]):
+        for part in chunks(model, answers.hidden.shape[0]):
             states, targets = answers.hidden[part], answers.targets[part]
             states = mx.depends(states, [summed, hits])
             logits = logits_of(model, states).astype(mx.float32)
@@ -201,7 +202,7 @@ def _of(answers: _Answers, part: slice) -> tuple[Any, Any]:
     return answers.targets[part], None if answers.weights is None else answers.weights[part]
 
 
-def _chunks(model: Any, positions: int) -> list[slice]:
+def chunks(model: Any, positions: int) -> list[slice]:
     """Stretches of positions whose logits are made together."""
     logits = CHUNK_LOGITS if machine.on_cpu() else CHUNK_LOGITS_GPU
     size = min(max(logits // _vocabulary(model), MIN_CHUNK), MAX_CHUNK)
@@ -221,30 +222,59 @@ def _sequences(model: Any, row: Row) -> list[Row]:
     return [Row((example,)) for example in row.examples]
 
 
+def on_cores(
+    model: Any, works: Sequence[Work], build: Callable[[Work], Any]
+) -> Iterator[tuple[int, Any]]:
+    """`build` called for each piece of work, and what it made computed; one on each core at a time.
+
+    On a GPU, and where there is less to do than makes up for it, one after the other.
+
+    Yields:
+        (number of the piece, what was made), as they get ready.
+    """
+    cores = machine.cores() if machine.on_cpu() else 1
+    if min(len(works), cores) == 1 or SHARED * len(works) < cores:
+        for number, work in enumerate(works):
+            made = build(work)
+            mx.eval(made)
+            yield number, made
+        return
+    _compute_shared(model)
+    streams, threads = _workers()
+    free = list(streams)
+    running: dict[Future[None], tuple[int, Any, Any]] = {}
+
+    def ready() -> Iterator[tuple[int, Any]]:
+        for task in wait(running, return_when=FIRST_COMPLETED).done:
+            number, made, stream = running.pop(task)
+            task.result()
+            free.append(stream)
+            yield number, made
+
+    # A thread of its own for each piece: cores that BLAS took as well would only wait.
+    with machine.blas_threads(1):
+        try:
+            for number, work in enumerate(works):
+                if not free:
+                    yield from ready()
+                with mx.stream(free[0]):
+                    made = build(work)
+                    _compute_shared(model)  # building may have made more of it
+                running[threads.submit(mx.eval, made)] = number, made, free.pop(0)
+            while running:
+                yield from ready()
+        finally:
+            wait(running)
+
+
 def _together(model: Any, row: Row, build: Callable[[Row], Any]) -> list[Any]:
     """`build` called for each core's share of the row, and all that it made computed."""
     cores = machine.cores() if machine.on_cpu() else 1
     shares = _shares(row, cores)
-    if len(shares) == 1 or SHARED * len(shares) < cores:
-        made = build(row)
-        mx.eval(made)
-        return [made]
-    _compute_shared(model)
-    streams, threads = _workers()
-    results, running = [], []
-    # A thread of its own for each share: cores that BLAS took as well would only wait.
-    with machine.blas_threads(1):
-        try:
-            for share, stream in zip(shares, streams, strict=False):
-                with mx.stream(stream):
-                    results.append(build(share))
-                    _compute_shared(model)  # building may have made more of it
-                running.append(threads.submit(mx.eval, results[-1]))
-        finally:
-            wait(running)
-    for task in running:
-        task.result()
-    return results
+    if SHARED * len(shares) < cores:
+        shares = [row]
+    made = dict(on_cores(model, shares, build))
+    return [made[number] for number in range(len(shares))]
 
 
 def _shares(row: Row, cores: int) -> list[Row]:

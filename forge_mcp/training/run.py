@@ -79,6 +79,17 @@ class LoadedRun:
                 yield f"{path}.bias", module.bias.astype(mx.float32)
 
 
+def read_config(artifact: Artifact) -> dict[str, Any]:
+    """A run's adapter_config.json.
+
+    Raises:
+        CorruptArtifact: it is not what was written.
+    """
+    artifact.verify(CONFIG)
+    config: dict[str, Any] = json.loads(artifact.file(CONFIG).read_text("utf-8"))
+    return config
+
+
 def load_run(artifact: Artifact) -> LoadedRun:
     """Open a run. Every file that is read is compared with its checksum first.
 
@@ -89,8 +100,8 @@ def load_run(artifact: Artifact) -> LoadedRun:
     """
     from forge_mcp.training.adapters import adapter_layers
 
-    artifact.verify(CONFIG, ADAPTERS, RESIDUAL)
-    config: dict[str, Any] = json.loads(artifact.file(CONFIG).read_text("utf-8"))
+    config = read_config(artifact)
+    artifact.verify(ADAPTERS, RESIDUAL)
     _require_known_layers(artifact.id, config)
     loaded = load_base(_base_of(artifact.id, config), lazy=True)
     attach_saved(loaded.model, artifact.path, config, ADAPTERS)

@@ -14,6 +14,11 @@ Writes, with the versions that made them in versions.json:
                   a tiny random encoder each, and reference.npz: padded token ids, their mask, and
                   the last hidden states of transformers in float32
     nf4.npz       bitsandbytes' NF4, 8-bit blocks and 8-bit AdamW: see bitsandbytes_nf4.py
+    perplexity.json
+                  perplexity of forge-nano by transformers, in strided windows: see
+                  strided_perplexity.py
+    codebleu.json.gz
+                  codebleu's scores of more than 2,000 pairs of functions: see codebleu_pairs.py
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ import transformers
 from peft import LoraConfig
 from peft.tuners.lora import Linear
 from peft_adapters import write_adapters
+from strided_perplexity import write_perplexity
 from transformers import (
     BertConfig,
     BertModel,
@@ -138,14 +144,17 @@ def main(target: str) -> None:
     write_adapters(folder)
     write_llama(folder)
     write_encoders(folder)
-    script = Path(__file__).with_name("bitsandbytes_nf4.py")
-    subprocess.run([sys.executable, script, folder], check=True)
+    write_perplexity(folder)
+    for name in ("bitsandbytes_nf4.py", "codebleu_pairs.py"):
+        subprocess.run([sys.executable, Path(__file__).with_name(name), folder], check=True)
     versions = {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "peft": peft.__version__,
         "bitsandbytes": version("bitsandbytes"),
         "numpy": np.__version__,
+        "codebleu": version("codebleu"),
+        "tree-sitter": version("tree-sitter"),
     }
     (folder / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
 

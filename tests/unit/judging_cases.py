@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from forge_mcp.judging.answers import ScoredAnswer
-from forge_mcp.judging.gate import Contestant, Role
+from forge_mcp.judging.gate import Answers, Paper
 from forge_mcp.judging.heldout import Case
+from forge_mcp.judging.knowledge import Likelihood
 from forge_mcp.judging.perplexity import Perplexity
+from forge_mcp.judging.results import Contestant, ScoredAnswer, SectionName
 from forge_mcp.schemas.code_blocks import CodeBlock
 from forge_mcp.schemas.prompt import ABSTAIN_ANSWER, quote, render_answer, render_messages
 from forge_mcp.schemas.raft_examples import ChatRow, Fact, RaftExample, Split
@@ -64,9 +66,63 @@ def make_case(number: int, *, split: Split = "test", absent: bool = False) -> Ca
     return Case(example, row, shown, (block,))
 
 
+def make_closed(number: int, *, split: Split = "test") -> Case:
+    """The same question without documents."""
+    case = make_case(number, split=split)
+    example = case.example.model_copy(
+        update={
+            "id": f"c{number}",
+            "closed_book": True,
+            "question": f"Give back what `f{number}` does.",
+            "reasoning": f"`f{number}` stands in a.py.",
+        }
+    )
+    text = render_answer(example.reasoning, example.final_answer)
+    row = ChatRow(messages=render_messages((), example.question, text, "Answer."))
+    return Case(example, row, (), case.oracles)
+
+
+def make_function(number: int) -> Case:
+    """A training row about a function that is long enough to be written again."""
+    case, name = make_case(number, split="train"), f"g{number}"
+    source = (
+        f'def {name}(items, limit):\n    """Count the items below a limit."""\n    count = 0\n'
+        f"    for item in items:\n        if item < limit + {number}:\n            count += 1\n"
+        "    return count\n"
+    )
+    block = case.oracles[0].model_copy(
+        update={
+            "id": f"a.py::{name}",
+            "content_hash": hashlib.sha256(source.encode()).hexdigest(),
+            "name": name,
+            "qualified_name": name,
+            "signature": f"def {name}(items, limit)",
+            "docstring": "Count the items below a limit.",
+            "source_code": source,
+            "end_line": 7,
+            "end_byte": len(source),
+        }
+    )
+    fact = case.example.fact.model_copy(update={"block": block.id})
+    update = {"id": f"g{number}", "oracle_ids": [block.id], "fact": fact}
+    example = case.example.model_copy(update=update)
+    return Case(example, case.row, (block,), (block,))
+
+
+def make_corpus(workspace: Workspace, blocks: Sequence[CodeBlock]) -> Artifact:
+    with workspace.stage("corpus", PROJECT) as staged:
+        write_jsonl(staged.path / "blocks.jsonl", list(blocks))
+        write_jsonl(staged.path / "rejected.jsonl", [])
+        inputs_hash = hash_inputs({"blocks": [block.id for block in blocks]})
+        return staged.commit(
+            id=workspace.new_id("corpus", PROJECT, inputs_hash), inputs_hash=inputs_hash
+        )
+
+
 def make_dataset(workspace: Workspace, cases: Sequence[Case], salt: str = "") -> Artifact:
+    blocks = {b.id: b for c in cases for b in (*c.oracles, *c.documents)}
+    corpus = make_corpus(workspace, list(blocks.values()))
     with workspace.stage("dataset", PROJECT) as staged:
-        blocks = {b.id: b for c in cases for b in (*c.oracles, *c.documents)}
         write_jsonl(staged.path / "documents.jsonl", list(blocks.values()))
         write_jsonl(staged.path / "examples.jsonl", [c.example for c in cases])
         for split in ("train", "valid", "test"):
@@ -76,7 +132,9 @@ def make_dataset(workspace: Workspace, cases: Sequence[Case], salt: str = "") ->
         (staged.path / "validation.json").write_text(json.dumps({"passed": True}))
         inputs_hash = hash_inputs({"ids": [c.example.id for c in cases], "salt": salt})
         return staged.commit(
-            id=workspace.new_id("dataset", PROJECT, inputs_hash), inputs_hash=inputs_hash
+            id=workspace.new_id("dataset", PROJECT, inputs_hash),
+            inputs_hash=inputs_hash,
+            parents=[corpus.id],
         )
 
 
@@ -90,20 +148,38 @@ def answer(*, right: bool = True, **changed: Any) -> ScoredAnswer:
         "quotes": 1,
         "verified_quotes": 1,
         "claims": 2,
-        "unsupported_claims": 0,
+        "unsupported": [],
     }
     return ScoredAnswer.model_validate(fields | changed)
 
 
-def contestant(role: Role, nll: Sequence[float], right: Sequence[bool]) -> Contestant:
-    count = max(len(nll), len(right))
-    cases = [make_case(number) for number in range(count)]
-    tokens = np.full(len(nll), 10.0)
-    return Contestant(
-        role,
-        f"model-{role}",
-        cases[: len(nll)],
-        Perplexity(np.array(nll, dtype=np.float64), tokens, 2 * tokens),
-        cases[: len(right)],
-        [answer(right=one) for one in right],
+def likelihood(nll: Sequence[float], ids: Sequence[str], chosen: Sequence[bool] = ()) -> Likelihood:
+    """Answers of ten tokens, of which four are the fact's with half of the likelihood."""
+    values, tokens = np.array(nll, dtype=np.float64), np.full(len(nll), 10.0)
+    return Likelihood(
+        ids=list(ids),
+        answers=Perplexity(values, tokens, 2 * tokens),
+        with_facts=list(range(len(nll))),
+        facts=Perplexity(values / 2, tokens - 6, tokens, "fact_perplexity"),
+        chosen=dict(enumerate(chosen)),
+    )
+
+
+def make_paper(
+    contestant: Contestant,
+    nll: Sequence[float],
+    right: Sequence[bool],
+    section: SectionName = "open_book",
+    chosen: Sequence[bool] = (),
+    **changed: Any,
+) -> Paper:
+    make = make_closed if section == "closed_book" else make_case
+    cases = [make(number) for number in range(max(len(nll), len(right)))]
+    ids = [case.example.id for case in cases]
+    scored = [answer(right=one, **changed) for one in right]
+    return Paper(
+        contestant,
+        f"model-{contestant}",
+        likelihood={section: likelihood(nll, ids[: len(nll)], chosen)} if nll else {},
+        answers={section: Answers(cases[: len(right)], scored)} if right else {},
     )

@@ -1,4 +1,4 @@
-"""Perplexity against its definition, answers, intervals and the gate."""
+"""Intervals, the questions of an examination, and how answers and facts are scored."""
 
 from __future__ import annotations
 
@@ -13,30 +13,29 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judging_cases import answer, contestant, make_block, make_case, make_dataset
+from judging_cases import answer, make_block, make_case, make_closed, make_dataset
 from training_models import make_base
 
-from forge_mcp import machine
 from forge_mcp.errors import BadInput, CorruptArtifact
-from forge_mcp.judging import perplexity as perplexity_module
+from forge_mcp.judging import knowledge
 from forge_mcp.judging.answers import (
+    MlxBackend,
+    Reply,
+    Repository,
+    RuntimeBackend,
     answer_metrics,
     evaluate_hallucination_rate,
-    generate_answers,
     normalise,
     same_answer,
     score_answer,
+    score_answers,
 )
-from forge_mcp.judging.gate import compare, improvement
-from forge_mcp.judging.heldout import Case, held_out, learnt_from, sample
+from forge_mcp.judging.heldout import Case, Examination, held_out, learnt_from, sample
 from forge_mcp.judging.intervals import bootstrap, paired_difference, share
-from forge_mcp.judging.perplexity import Perplexity, Scorer, compute_perplexity
-from forge_mcp.schemas.base import Metric
+from forge_mcp.judging.knowledge import measure, questions
 from forge_mcp.schemas.prompt import quote, render_answer
-from forge_mcp.training.batching import Example, encode_row
+from forge_mcp.training.batching import Example
 from forge_mcp.workspace import Workspace
-
-mx = machine.mlx()
 
 
 @pytest.fixture(scope="module")
@@ -49,79 +48,6 @@ def loaded(base: Path) -> Any:
     from forge_mcp.training.bases import load_base
 
     return load_base(str(base))
-
-
-def tokenised(cases: Sequence[Case], loaded: Any) -> list[Example]:
-    return [encode_row(case.row, loaded.tokenizer) for case in cases]
-
-
-# -- perplexity -------------------------------------------------------------------------------
-
-
-def naive_nll(model: Any, example: Example) -> float:
-    """The definition: all logits of the whole text at once, in float64."""
-    logits = np.array(model(mx.array([example.tokens]))[0], dtype=np.float64)
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    logp = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    at = range(example.start, len(example.tokens))
-    return -float(sum(logp[i - 1, example.tokens[i]] for i in at))
-
-
-@pytest.mark.parametrize("step", [256, 7])
-def test_perplexity_is_that_of_the_definition(
-    loaded: Any, step: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(perplexity_module, "SCORE_STEP", step)
-    monkeypatch.setattr(perplexity_module, "PREFILL_STEP", 5 * step)
-    cases = [make_case(n) for n in (3, 1, 2, 11)]
-    examples = tokenised(cases, loaded)
-    seen: list[tuple[int, int]] = []
-    found = compute_perplexity(
-        loaded.model,
-        examples,
-        [len(case.reference.encode()) for case in cases],
-        lambda done, of: seen.append((done, of)),
-    )
-    expected = [naive_nll(loaded.model, example) for example in examples]
-    np.testing.assert_allclose(found.nll, expected, rtol=1e-5)
-    tokens = sum(example.answer_tokens for example in examples)
-    assert found.value == pytest.approx(math.exp(sum(expected) / tokens), rel=1e-5)
-    measured = {metric.name: metric for metric in found.metrics(seed=1)}
-    text = sum(len(case.reference.encode()) for case in cases)
-    assert measured["bits_per_byte"].value == pytest.approx(
-        sum(expected) / math.log(2) / text, rel=1e-5
-    )
-    assert all(metric.low <= metric.value <= metric.high for metric in measured.values())
-    assert seen == [(n, 4) for n in (1, 2, 3, 4)]
-
-
-def test_a_shared_prompt_is_read_once_and_scores_the_same(loaded: Any) -> None:
-    head = list(range(3, 60))
-    examples = [Example([*head, *tail], len(head)) for tail in ([9, 8, 2], [7, 2], [9, 9, 9, 2])]
-    scorer = Scorer(loaded.model)
-    scores = [scorer.score(example) for example in examples]
-    kept = scorer.cache
-    assert scores == pytest.approx([naive_nll(loaded.model, e) for e in examples], rel=1e-5)
-    scorer.score(Example([200, 201, 202, 2], 3))
-    assert kept is not scorer.cache, "a prompt that shares nothing starts anew"
-
-
-def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(base: Path) -> None:
-    from forge_mcp.training.bases import load_base
-
-    model = load_base(str(base)).model
-    model.model.norm.weight = mx.zeros_like(model.model.norm.weight)
-    examples = [Example([5, 6, 7, 8, 2], 2), Example([9, 2], 1)]
-    found = compute_perplexity(model, examples, [6, 1])
-    assert found.value == pytest.approx(model.args.vocab_size, rel=1e-5)
-    assert found.metrics(0)[1].value == pytest.approx(4 / 7 * math.log2(259), rel=1e-5)
-    np.testing.assert_allclose(found.per_example, [259, 259], rtol=1e-5)
-
-
-@pytest.mark.parametrize("examples", [[], [Example([1, 2], 0)], [Example([1, 2], 2)]])
-def test_nothing_to_score_is_refused(loaded: Any, examples: list[Example]) -> None:
-    with pytest.raises(ValueError, match="prompt and an answer"):
-        compute_perplexity(loaded.model, examples, [1] * len(examples))
 
 
 # -- intervals --------------------------------------------------------------------------------
@@ -195,23 +121,33 @@ def test_a_sample_is_ordered_nested_and_representative(count: int, n: int, seed:
 
 
 def test_held_out_cases_carry_what_was_shown(tmp_path: Path) -> None:
-    made = [make_case(1), make_case(2, absent=True), make_case(3, split="train")]
+    made = [make_case(1), make_case(2, absent=True), make_case(3, split="train"), make_closed(3)]
     dataset = make_dataset(Workspace(tmp_path / "forge"), made)
     cases = held_out(dataset)
-    assert cases == made[:2]
-    assert [case.abstains for case in cases] == [False, True]
-    assert [block.name for case in cases for block in case.documents] == ["f1", "f1002"]
-    assert learnt_from(dataset) == {make_block(3).content_hash}
+    assert cases == Examination(open_book=made[:2], closed_book=made[3:])
+    assert [case.abstains for case in cases.open_book] == [False, True]
+    assert [case.cites for case in (*cases.open_book, *cases.closed_book)] == [True, False, False]
+    assert [b.name for case in cases.open_book for b in case.documents] == ["f1", "f1002"]
+    learnt = learnt_from(dataset)
+    assert learnt.blocks == {make_block(3).content_hash}
+    assert learnt.questions == {made[2].prompt}
+    assert learnt.answers == {"signature": ["`x + 3`"]}
 
 
-def test_rows_without_documents_are_not_held_out(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path / "forge")
-    known = make_case(4)
-    closed = known.example.model_copy(update={"closed_book": True})
-    recalled = replace(known, example=closed, documents=())
-    assert held_out(make_dataset(workspace, [make_case(1), recalled])) == [make_case(1)]
-    with pytest.raises(BadInput, match=r"test split of .* is empty"):
-        held_out(make_dataset(workspace, [recalled]))
+def test_what_was_trained_on_is_known_by_its_words_and_by_its_code(tmp_path: Path) -> None:
+    learnt = learnt_from(
+        make_dataset(Workspace(tmp_path / "forge"), [make_case(3, split="train"), make_case(9)])
+    )
+    assert learnt.holds(make_case(3)), "the same row"
+    other_words = make_case(3).with_documents([make_block(77)])
+    assert learnt.holds(other_words), "another row about the same code"
+    assert not learnt.holds(make_case(4))
+    assert not learnt.holds(make_closed(3)), "about trained code by intent"
+    assert learnt.knows(make_closed(3))
+    assert not learnt.knows(make_closed(4))
+    trained = make_closed(3, split="train")
+    learnt = learnt_from(make_dataset(Workspace(tmp_path / "b"), [trained, make_case(9)]))
+    assert learnt.holds(make_closed(3)), "that very question was trained on"
 
 
 def test_code_that_was_asked_for_was_learnt_though_it_was_not_shown(tmp_path: Path) -> None:
@@ -223,7 +159,23 @@ def test_code_that_was_asked_for_was_learnt_though_it_was_not_shown(tmp_path: Pa
         documents=(*case.documents, make_block(6)),
     )
     dataset = make_dataset(Workspace(tmp_path / "forge"), [written])
-    assert learnt_from(dataset) == {make_block(5).content_hash, make_block(6).content_hash}
+    hashes = {make_block(5).content_hash, make_block(6).content_hash}
+    assert learnt_from(dataset).blocks == hashes
+
+
+def test_a_split_of_closed_book_questions_alone_is_empty(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"test split of .* is empty"):
+        held_out(make_dataset(Workspace(tmp_path / "forge"), [make_closed(4)]))
+
+
+def test_other_documents_change_the_prompt_and_nothing_else() -> None:
+    case = make_closed(5)
+    found = case.with_documents([make_block(5), make_block(6)])
+    assert [message.role for message in found.row.messages] == ["system", "user", "assistant"]
+    assert found.prompt.count("<DOCUMENT>") == 2
+    assert found.prompt.endswith(case.prompt)
+    assert found.reference == case.reference
+    assert found.documents == (make_block(5), make_block(6))
 
 
 def test_an_empty_split_and_one_that_does_not_belong_are_named(tmp_path: Path) -> None:
@@ -269,11 +221,14 @@ def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
 
 
+REPOSITORY = Repository(make_block(number) for number in (7, 1007, 8, 1008))
+
+
 def test_a_reference_answer_scores_full_marks() -> None:
     for case in (make_case(7), make_case(8, absent=True)):
-        scored = score_answer(case, case.reference, stopped=True)
+        scored = score_answer(case, case.reference, True, REPOSITORY)
         assert scored.right
-        assert scored.unsupported_claims == 0
+        assert scored.unsupported == []
         assert scored.verified_quotes == scored.quotes == (0 if case.abstains else 1)
         assert scored.abstained is case.abstains
 
@@ -282,25 +237,63 @@ def test_inventions_are_counted() -> None:
     text = render_answer(
         f"`f7` calls `helper.run(x)` {quote('return x + 7')} {quote('return x - 7')}", "`None`"
     )
-    scored = score_answer(make_case(7), text, stopped=False)
+    scored = score_answer(make_case(7), text, False, REPOSITORY)
     assert (scored.quotes, scored.verified_quotes) == (2, 1)
-    # f7, helper, run, x, None and two quotes; helper, run and one quote stand nowhere.
-    assert (scored.claims, scored.unsupported_claims) == (7, 3)
+    # The stated fact, f7, helper, run, x, None and two quotes.
+    assert scored.claims == 8
+    assert scored.unsupported == ["`None`", "return x - 7", "helper", "run"]
     assert not scored.right
     rate = evaluate_hallucination_rate([scored])
-    assert rate and rate.value == pytest.approx(3 / 7)
+    assert rate and rate.value == pytest.approx(4 / 8)
     assert evaluate_hallucination_rate([answer(claims=0)]) is None
+
+
+def test_what_the_repository_holds_is_no_invention_though_it_was_not_shown() -> None:
+    text = render_answer(f"`f1008` is like it: {quote('return x + 1008')}", "`x + 7`")
+    scored = score_answer(make_case(7), text, True, REPOSITORY)
+    assert scored.unsupported == []
+    assert (scored.quotes, scored.verified_quotes) == (1, 0), "yet nothing given holds the quote"
+    alone = score_answer(make_case(7), text, True, Repository([]))
+    assert alone.unsupported == ["return x + 1008", "f1008"]
+
+
+def test_a_true_statement_in_another_form_is_no_invention() -> None:
+    source = "def f(a, b):\n    if a:\n        return b\n    return a\n"
+    block = make_block(7).model_copy(update={"source_code": source, "name": "f"})
+    case = make_case(7)
+    fact = case.example.fact.model_copy(update={"kind": "parameters", "value": "`a`, `b`"})
+    example = case.example.model_copy(update={"fact": fact, "final_answer": "`a`, `b`"})
+    case = replace(case, example=example, documents=(block,), oracles=(block,))
+    repository = Repository([block])
+
+    def unsupported(final: str) -> list[str]:
+        return score_answer(case, render_answer("So.", final), True, repository).unsupported
+
+    assert unsupported("`a`, `b`") == []
+    assert unsupported("It takes `a` and `b`") == []
+    assert unsupported("`b`, `a`") == ["`b`, `a`"]
+    assert unsupported("`a`") == ["`a`"]
+    assert unsupported("nothing") == ["nothing"]
+
+
+def test_an_answer_in_a_sentence_is_no_fact_that_could_be_derived() -> None:
+    case = make_case(7)
+    fact = case.example.fact.model_copy(update={"kind": "purpose", "value": "Adds seven."})
+    case = replace(case, example=case.example.model_copy(update={"fact": fact}))
+    scored = score_answer(case, render_answer("So.", "Takes `zeal` away."), True, REPOSITORY)
+    assert scored.unsupported == ["zeal"]
+    assert scored.claims == 1
 
 
 def test_an_answer_without_its_marker_is_wrong() -> None:
     case = make_case(7)
-    assert not score_answer(case, case.example.final_answer, stopped=True).right
+    assert not score_answer(case, case.example.final_answer, True, REPOSITORY).right
 
 
 @given(st.text(max_size=80))
 def test_whatever_a_model_writes_can_be_scored(text: str) -> None:
-    scored = score_answer(make_case(7), text, stopped=True)
-    assert 0 <= scored.unsupported_claims <= scored.claims
+    scored = score_answer(make_case(7), text, True, REPOSITORY)
+    assert 0 <= len(scored.unsupported) <= scored.claims
     assert 0 <= scored.verified_quotes <= scored.quotes
 
 
@@ -310,7 +303,7 @@ def test_answer_metrics_count_what_they_say() -> None:
         answer(right=True),
         answer(right=False, abstained=True, quotes=0, verified_quotes=0, claims=0),
         answer(right=True, abstained=True, quotes=0, verified_quotes=0, stopped=False),
-        answer(right=False, quotes=3, verified_quotes=1, claims=4, unsupported_claims=2),
+        answer(right=False, quotes=3, verified_quotes=1, claims=4, unsupported=["a", "b"]),
     ]
     found = {m.name: (m.value, m.n) for m in answer_metrics(cases, answers)}
     assert found == {
@@ -324,66 +317,73 @@ def test_answer_metrics_count_what_they_say() -> None:
     }
 
 
-def test_batched_answers_are_those_given_one_by_one(loaded: Any) -> None:
-    from mlx_lm import stream_generate
+def test_a_model_in_mlx_and_a_runtime_are_scored_alike(loaded: Any) -> None:
+    cases = [make_case(n, absent=n % 2 == 0) for n in range(6)]
+    backend = MlxBackend(loaded.model, loaded.tokenizer, 512)
+    told: list[tuple[int, int]] = []
+    found = score_answers(backend, cases, REPOSITORY, 12, lambda *done: told.append(done))
+    assert told[-1] == (6, 6)
 
-    cases = [make_case(n, absent=n % 2 == 0) for n in range(18)]
-    examples = tokenised(cases, loaded)
-    found = generate_answers(loaded.model, loaded.tokenizer, cases, examples, max_tokens=12)
-    for number in (0, 1, 17):
-        prompt = examples[number].tokens[: examples[number].start]
-        parts = list(stream_generate(loaded.model, loaded.tokenizer, prompt, max_tokens=12))
-        assert found[number].text == "".join(part.text for part in parts)
-        assert found[number].stopped is (parts[-1].finish_reason == "stop")
+    class Runtime:
+        def answer(self, messages: Any, max_tokens: int) -> Reply:
+            (reply,) = backend.answer_all([messages], max_tokens)
+            return reply
 
-
-# -- gate -------------------------------------------------------------------------------------
-
-
-def test_a_model_is_not_worse_than_itself() -> None:
-    tuned, other = (contestant(r, [9, 30, 12], [True, False]) for r in ("tuned", "base"))
-    found = compare(tuned, other, 1.0, seed=3)
-    assert found.reasons == []
-    ratio = found.perplexity_ratio
-    assert ratio and (ratio.value, ratio.low, ratio.high) == (1, 1, 1)
+    told.clear()
+    again = score_answers(
+        RuntimeBackend(Runtime()), cases, REPOSITORY, 12, lambda *done: told.append(done)
+    )
+    assert again == found
+    assert told == [(n, 6) for n in range(1, 7)]
+    assert {answer.text for answer in found} != {""}
 
 
-def test_a_perplexity_above_the_limit_is_refused_in_words() -> None:
-    tuned = contestant("tuned", [10.2, 30.2], [True])
-    other = contestant("base", [10, 30], [True])
-    (reason,) = compare(tuned, other, 1.0, seed=3).reasons
-    assert "perplexity is 1.020 times that of the base (model-base)" in reason
-    assert compare(tuned, other, 1.03, seed=3).reasons == []
+# -- facts ------------------------------------------------------------------------------------
 
 
-def test_fewer_right_answers_are_refused_only_beyond_the_noise() -> None:
-    other = contestant("deployed", [10], [True] * 20)
-    (reason,) = compare(contestant("tuned", [9], [False] * 20), other, 1.0, seed=3).reasons
-    assert "100.0 points below that of the deployed" in reason
-    slightly = contestant("tuned", [9], [True] * 18 + [False] * 2)
-    assert compare(slightly, other, 1.0, seed=3).reasons == []
+def test_fact_tokens_are_the_words_of_the_final_answer(loaded: Any) -> None:
+    (asked,) = questions([make_case(7)], loaded.tokenizer, {"signature": ["`a`", "`b`"]}, 1)
+    answer_tokens = asked.example.tokens[asked.example.start :]
+    marked = [t for t, of_fact in zip(answer_tokens, asked.fact, strict=True) if of_fact]
+    assert loaded.tokenizer.decode(marked) == "x7", "neither marks, nor signs, nor the end"
+    assert asked.others == [], "two are too few to choose among"
+    (absent,) = questions([make_case(8, absent=True)], loaded.tokenizer, {}, 1)
+    assert not any(absent.fact)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_diverged_model_is_refused_whatever_the_limit(bad: float) -> None:
-    tuned, other = contestant("tuned", [9, bad], [True]), contestant("base", [9, 9], [True])
-    found = compare(tuned, other, 1e9, seed=3)
-    assert found.perplexity_ratio is None
-    assert "perplexity of tuned is not finite on 1 of 2" in found.reasons[0]
-    assert "perplexity" not in {metric.name for metric in tuned.metrics(3)}
+def test_a_fact_is_known_where_it_is_likelier_than_others(
+    loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = {kind: [f"`x + {n}`" for n in range(30)] for kind in ("returns", "signature")}
+    cases = [make_case(n) for n in range(12)] + [make_case(50, absent=True)]
+    asked = questions(cases, loaded.tokenizer, pool, 1)
+    assert [len(one.others) for one in asked] == [3] * 12 + [0]
+    assert asked == questions(cases, loaded.tokenizer, pool, 1)
+    truths = [case.example.final_answer for case in cases]
+    for one, truth in zip(asked[:12], truths, strict=False):
+        written = [loaded.tokenizer.decode(example.tokens) for example, _ in one.others]
+        assert not any(f"{truth}<|im_end|>" in text for text in written)
 
+    class Knowing:
+        """The true answers' tokens are likely, all others are not."""
 
-def test_the_ratio_is_the_quotient_where_tokens_are_the_same() -> None:
-    a = Perplexity(np.array([3.0, 9.0]), np.array([4.0, 5.0]), np.array([8.0, 9.0]))
-    b = Perplexity(np.array([6.0, 8.0]), np.array([4.0, 5.0]), np.array([8.0, 9.0]))
-    assert a.ratio_to(b, 1).value == pytest.approx(a.value / b.value)
+        def __init__(self) -> None:
+            self.truth: set[tuple[int, ...]] = {tuple(one.example.tokens) for one in asked}
 
+    def scored(model: Any, rows: Sequence[Example], **_: Any) -> list[Any]:
+        return [
+            np.full(row.answer_tokens, 0.1 if tuple(row.tokens) in model.truth else 2.0)
+            for row in rows
+        ]
 
-def test_improvement_knows_which_way_is_better() -> None:
-    def metrics(**values: float) -> list[Metric]:
-        return [Metric(name=k, value=v, low=v, high=v, n=1) for k, v in values.items()]
-
-    assert improvement(
-        metrics(perplexity=4, answer_accuracy=0.5, citation_recall=0),
-        metrics(perplexity=3, answer_accuracy=0.75, citation_recall=1, stopped_at_eos=1),
-    ) == pytest.approx({"perplexity": 25, "answer_accuracy": 50})
+    with monkeypatch.context() as patched:
+        patched.setattr(knowledge, "token_nll", scored)
+        found = measure(Knowing(), asked, 512)
+    metrics = {metric.name: metric for metric in found.metrics(1)}
+    assert metrics["fact_choice"].value == 1
+    assert metrics["fact_choice"].n == 12
+    assert metrics["fact_perplexity"].value == pytest.approx(math.exp(0.1))
+    assert found.fact_ids == [case.example.id for case in cases[:12]]
+    real = measure(loaded.model, asked, 512)
+    assert {m.name for m in real.metrics(1)} == set(metrics)
+    assert real.metrics(1)[0].value > 100, "random weights"

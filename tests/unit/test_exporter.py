@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -592,9 +592,6 @@ class PlainRuntime:
         )
         return text + self.suffix
 
-    def answer(self, messages: Any, max_tokens: int) -> Any:
-        return SimpleNamespace(text=self.text, stopped=True)
-
 
 def chats(count: int = 3) -> list[list[Message]]:
     return [
@@ -609,17 +606,24 @@ def chats(count: int = 3) -> list[list[Message]]:
 
 def gate(run: PlainRun, gguf: Path, runtime: Any = None, **options: Any) -> Parity:
     exporting = options.pop("settings", load_settings().exporting)
+    runtime = runtime or PlainRuntime(run.tokenizer)
+
+    def score(places: Sequence[int]) -> list[Any]:
+        return [
+            SimpleNamespace(right=chats()[at][-1].content == runtime.text, stopped=True)
+            for at in places
+        ]
+
     return check_parity(
         run.model,
         run.tokenizer,
         gguf,
-        runtime or PlainRuntime(run.tokenizer),
+        runtime,
         HeldOut("test", chats()),
         exporting,
-        lambda generated, truth: generated == truth,
+        score,
         quantization=options.pop("quantization", "f16"),
         context=options.pop("context", 512),
-        max_tokens=8,
         threads=1,
     )
 

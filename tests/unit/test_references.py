@@ -58,5 +58,5 @@ def test_loss_and_perplexity_are_those_of_transformers(llama: Any) -> None:
     assert row_loss(llama, Row((example,))).item() / example.answer_tokens == pytest.approx(
         loss, rel=1e-5
     )
-    perplexity = compute_perplexity(llama, [example], [100])
+    perplexity = compute_perplexity(llama, [example], [100], window=128)
     assert perplexity.value == pytest.approx(math.exp(loss), rel=1e-4)

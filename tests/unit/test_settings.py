@@ -106,3 +106,14 @@ def test_home_is_a_variable_or_a_folder_of_the_user(
     assert forge_home() == (tmp_path / "elsewhere").resolve()
     monkeypatch.delenv("FORGE_HOME")
     assert forge_home() == Path("~/.forge").expanduser().resolve()
+
+
+def test_a_repository_cannot_have_problems_fetched(tmp_path: Path) -> None:
+    address = "https://data.example.com/HumanEval.jsonl.gz"
+    (tmp_path / "forge.toml").write_text(f'[judging]\nhumaneval = "{address}"\n')
+    with pytest.raises(InvalidSettings, match=r"judging\.humaneval"):
+        load_settings(tmp_path)
+    called = load_settings(tmp_path, {"judging": {"humaneval": address}})
+    assert called.judging.humaneval == address
+    (tmp_path / "forge.toml").write_text('[judging]\nhumaneval = "problems/HumanEval.jsonl"\n')
+    assert load_settings(tmp_path).judging.humaneval == "problems/HumanEval.jsonl"
