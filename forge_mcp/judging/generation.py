@@ -20,17 +20,16 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from forge_mcp import machine
 from forge_mcp.errors import BadInput
+from forge_mcp.judging.cohorts import cohort_attention, cohorts_of, form, limit
 
 ROWS = 32  # of a batch at most; more gain little (measured on the CPU: 8% from 16 to 32)
 ENDED_SHARE = 1 / 4  # of a batch's rows that have ended before they are taken out: that copies
-SIMILAR = 0.4  # a prompt's length over the longest row's, at least, for it to join a batch
 MEMORY_SHARE = 1 / 4  # of what is free, for the caches of all batches
 PREFILL_STEP, PREFILL_STEP_CPU = 2048, 128  # tokens of a prompt that are computed together
 MIN_SHARED = 32  # tokens that prompts must have in common to be computed once
@@ -133,14 +132,14 @@ def generate(
     started = time.perf_counter()
     limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else list(max_tokens)
     tasks, found = [], dict[int, Generated]()
-    for index, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
+    for index, (prompt, most) in enumerate(zip(prompts, limits, strict=True)):
         if not prompt:
             raise BadInput(
                 "A model cannot continue an empty prompt.",
                 cause=f"prompt {index} has no tokens",
                 next_step="Leave it out, or begin it with the token that begins a text.",
             )
-        room = limit if context is None else min(limit, context - len(prompt))
+        room = most if context is None else min(most, context - len(prompt))
         if room > 0:
             tasks.append(_Task(index, tuple(prompt), room))
         else:
@@ -215,6 +214,7 @@ class _Job:
         self.model, self.tokenizer, self.sampling, self.stop = model, tokenizer, sampling, stop
         self.ends = frozenset(tokenizer.eos_token_ids)
         self.border = _length_border(model)
+        self.cohorts = cohorts_of(model)
         self.waiting = _in_order([task for task in tasks if not self.alone(task)])
         self.apart = [task for task in tasks if self.alone(task)]
         self.workers = min(machine.cores() if machine.on_cpu() else 1, len(tasks))
@@ -228,20 +228,13 @@ class _Job:
         self.cancelled = threading.Event()
 
     def take(self, rows: Sequence[_Row]) -> list[_Task]:
-        """The next tasks for a batch with these rows: not more than a fair share, and none that is
-        much shorter than what it stands beside, because shorter rows are padded."""
+        """The next tasks for a batch with these rows, not more than a fair share."""
         with self.lock:
             if not self.waiting and self.apart and not rows:
                 return [self.apart.pop()]
-            free = self.rows - len(rows)
-            width = max((row.length for row in rows), default=0)
-            taken: list[_Task] = []
-            for task in self.waiting[: min(free, math.ceil(len(self.waiting) / self.workers))]:
-                width = max(width, len(task.prompt))
-                if len(task.prompt) < SIMILAR * width:
-                    break
-                taken.append(task)
-            del self.waiting[: len(taken)]
+            count = min(self.rows - len(rows), math.ceil(len(self.waiting) / self.workers))
+            taken = self.waiting[:count]
+            del self.waiting[:count]
             return taken
 
     def alone(self, task: _Task) -> bool:
@@ -259,7 +252,7 @@ def _run(job: _Job) -> Generator[tuple[_Task, Generated], None, None]:
     mx = machine.mlx()
     from mlx.utils import tree_flatten
 
-    with _merged(job.model):
+    with _merged(job.model), cohort_attention(job.model):
         if job.workers == 1:
             yield from _texts(job)
             return
@@ -328,11 +321,6 @@ class _Row:
     started: bool = False
     ended: bool = False
 
-    @property
-    def length(self) -> int:
-        """Tokens of the prompt and of the text so far."""
-        return len(self.task.prompt) + len(self.tokens)
-
 
 class _Batch:
     """Rows that are written together, a token each at a time, and their caches."""
@@ -352,19 +340,17 @@ class _Batch:
         mx = machine.mlx()
         tasks, read = zip(*new, strict=True)
         inputs = mx.array([task.prompt[-1] for task in tasks])
-        if len(new) == 1 and not self.rows:
-            caches = read[0]
-            if not self.job.alone(tasks[0]):
-                caches = _together(self.job.model, [caches])
-            self.caches, self.inputs = caches, inputs
+        if self.job.alone(tasks[0]):
+            self.caches, self.inputs = read[0], inputs
         else:
-            merged = _together(self.job.model, read)
+            found = form(self.job.model, [(len(t.prompt), c) for t, c in new], self.job.cohorts)
             if self.rows:
-                for layer, more in zip(self.caches, merged, strict=True):
-                    layer.extend(more)
+                for layer, more in zip(self.caches, found, strict=True):
+                    layer.parts += more.parts
+                limit(self.caches, self.job.cohorts)
                 self.inputs = mx.concatenate([self.inputs, inputs])
             else:
-                self.caches, self.inputs = merged, inputs
+                self.caches, self.inputs = found, inputs
         seed = self.job.sampling.seed
         self.rows += [_Row(task, np.random.default_rng([seed, task.index])) for task in tasks]
         mx.eval(self.inputs, [layer.state for layer in self.caches])
@@ -486,31 +472,6 @@ class _Reader:
             if border in borders:
                 self.kept.append((tokens[:border], copy.deepcopy(caches)))
         return caches
-
-
-def _together(model: Any, read: Sequence[list[Any]]) -> list[Any]:
-    """The caches of several prompts as those of a batch, layer by layer."""
-    from forge_mcp.training.architectures import decoder
-
-    own = [getattr(layer.self_attn, "repeats", 1) > 1 for layer in decoder(model).layers]
-    gemma2 = model.model_type == "gemma2"
-    return [
-        (_grouped_masks() if gemma2 and grouped else layers[0]).merge(layers)
-        for layers, grouped in zip(zip(*read, strict=True), own, strict=True)
-    ]
-
-
-@cache
-def _grouped_masks() -> Any:
-    """Gemma 2 has attention of its own, whose scores have an axis more, for the query heads that
-    share a key head: mlx-lm's mask for a batch does not fit them."""
-    from mlx_lm.models.cache import BatchKVCache
-
-    class GroupedMasks(BatchKVCache):  # type: ignore[misc]
-        def make_mask(self, *args: Any, **named: Any) -> Any:
-            return machine.mlx().expand_dims(super().make_mask(*args, **named), 1)
-
-    return GroupedMasks
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

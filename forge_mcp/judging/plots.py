@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,7 +177,8 @@ def _log_ticks(axis: Axis, low: float, high: float) -> None:
 
 
 def per_example(path: Path, report: EvaluationReport) -> None:
-    """Perplexity by example in the order asked, a panel a section, as PNG.
+    """Perplexity by example in the order asked, a panel a section, as PNG. What is not finite is a
+    gap in its line.
 
     Raises:
         ValueError: the report has no `divergence`.
@@ -188,7 +190,11 @@ def per_example(path: Path, report: EvaluationReport) -> None:
     figure = _figure(WIDTH, 2.5 * len(sections) + 0.4)
     for number, section in enumerate(sections):
         axes = figure.add_subplot(len(sections), 1, number + 1)
-        lines = {one.contestant: one.per_example for one in found if one.section == section}
+        lines = {
+            one.contestant: [math.nan if value is None else value for value in one.per_example]
+            for one in found
+            if one.section == section
+        }
         for who in notation.contestants(lines):
             axes.plot(
                 range(1, len(lines[who]) + 1),
@@ -198,9 +204,10 @@ def per_example(path: Path, report: EvaluationReport) -> None:
                 linewidth=0.8,
                 markersize=3,
             )
-        values = [value for line in lines.values() for value in line]
+        values = [value for line in lines.values() for value in line if math.isfinite(value)]
         axes.set_yscale("log")
-        _log_ticks(axes.yaxis, min(values), max(values))
+        if values:
+            _log_ticks(axes.yaxis, min(values), max(values))
         axes.set_ylabel("perplexity")
         axes.set_title(SECTIONS[section], loc="left", fontsize=10)
         axes.grid(color=GRID, linewidth=0.6)

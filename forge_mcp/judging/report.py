@@ -214,12 +214,18 @@ def _named(metrics: Sequence[Metric], name: str) -> Metric | None:
 
 
 def _divergence(evaluation: Evaluation) -> list[Divergence]:
-    """The perplexity of every question, where it is a number."""
+    """The perplexity of every question."""
     return [
-        Divergence(contestant=role, section=section, per_example=[float(v) for v in values])
+        Divergence(
+            contestant=role,
+            section=section,
+            per_example=[
+                float(value) if np.isfinite(value) else None
+                for value in likelihood.answers.per_example
+            ],
+        )
         for role, paper in evaluation.papers.items()
         for section, likelihood in paper.likelihood.items()
-        if np.isfinite(values := likelihood.answers.per_example).all()
     ]
 
 

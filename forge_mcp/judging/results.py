@@ -152,11 +152,12 @@ class Comparison(Schema):
 
 
 class Divergence(Schema):
-    """Perplexity by example in the order asked: where a model diverges, it shows here."""
+    """Perplexity by example in the order asked; null where it is no number, or no finite one: the
+    model has diverged."""
 
     contestant: Contestant
     section: SectionName
-    per_example: list[float]
+    per_example: list[float | None]
 
 
 class EvaluationReport(Schema):

@@ -162,7 +162,7 @@ def test_a_run_is_judged_and_the_report_holds_every_figure(
         artifact.file(name).read_text("utf-8") for name in ("report.md", "report.html")
     )
     assert "Deploy" in markdown[:400]
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 3
     for name in (report.loss_curve, report.metric_distribution):
         assert artifact.file(name).read_bytes().startswith(b"\x89PNG")
     answers = [Answered.model_validate(row) for row in artifact.rows("answers.jsonl")]

@@ -717,6 +717,13 @@ def test_perplexity_by_example_is_drawn(tmp_path: Path) -> None:
     report = cases.passed()
     report.divergence[1].section = "closed_book"
     per_example(tmp_path / "p.png", report)
+    whole = (tmp_path / "p.png").read_bytes()
+    report.divergence[0].per_example[20:40] = [None] * 20
+    per_example(tmp_path / "gap.png", report)
+    assert (tmp_path / "gap.png").read_bytes() != whole
+    for one in report.divergence:
+        one.per_example = [None]
+    per_example(tmp_path / "nothing.png", report)
     colours = pixels(tmp_path / "p.png")
     assert rgb(COLOURS["base"]) in colours
     assert rgb(COLOURS["tuned"]) in colours

@@ -325,18 +325,6 @@ def test_the_longest_come_first_and_what_shares_a_beginning_stays_together() -> 
     assert [task.index for task in generation._in_order(tasks)] == [4, 1, 3, 2, 0]
 
 
-def test_much_shorter_prompts_do_not_join_a_batch() -> None:
-    prompts = [tokens(100), tokens(90), tokens(30), tokens(29)]
-    tasks = [generation._Task(at, tuple(prompt), 1) for at, prompt in enumerate(prompts)]
-    job = generation._Job(model_of("llama"), Letters(), tasks, Sampling(), ())
-    job.workers = 1
-    first = job.take([])
-    assert [task.index for task in first] == [0, 1]
-    rows = [generation._Row(task, np.random.default_rng(0)) for task in first]
-    assert job.take(rows) == []
-    assert [task.index for task in job.take([])] == [2, 3]
-
-
 def test_borders_are_where_later_prompts_leave() -> None:
     def tasks(*prompts: list[int]) -> list[Any]:
         return [generation._Task(at, tuple(prompt), 1) for at, prompt in enumerate(prompts)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -13,6 +14,7 @@ from judging_cases import make_paper
 
 from forge_mcp.judging.gate import compare, improvement, metric_key
 from forge_mcp.judging.perplexity import Perplexity
+from forge_mcp.judging.report import Subject, build_report
 from forge_mcp.judging.schedule import (
     FEWEST,
     UNITS,
@@ -22,6 +24,7 @@ from forge_mcp.judging.schedule import (
     rates_from,
     seconds_needed,
 )
+from forge_mcp.judging.sitting import Evaluation
 from forge_mcp.schemas.base import Metric
 from forge_mcp.settings import load_settings
 
@@ -177,6 +180,35 @@ def test_improvement_knows_which_way_is_better() -> None:
         {"open_book": after, "text": metrics(perplexity=5), "code": metrics(compiles=1)},
     ) == pytest.approx({"perplexity": 25, "answer_accuracy": 50, "text.perplexity": -25})
     assert metric_key("closed_book", "x") == "closed_book.x"
+
+
+def test_a_diverged_model_has_a_report_too() -> None:
+    papers = {
+        "base": make_paper("base", [9, 9], []),
+        "tuned": make_paper("tuned", [9, math.inf], []),
+    }
+    judging = load_settings().judging
+    evaluation = Evaluation(
+        papers=papers,  # type: ignore[arg-type]
+        comparisons=[compare(papers["tuned"], papers["base"], 1.0, 3)],
+        base_name="nano",
+        asked={"open_book": 2},
+        of={"open_book": 2},
+        notes={},
+        seconds={"open_book": 1.0},
+        budget_note="",
+    )
+    subject = Subject("run-a", None, None, "today", "ds-a", 5)
+    report = build_report(evaluation, subject, judging, ["one more"], {}, {}, 2.0)
+    assert report.reasons == ["the perplexity of tuned is not finite on 1 questions", "one more"]
+    assert [one.per_example for one in report.divergence] == [
+        [pytest.approx(math.exp(0.9))] * 2,
+        [pytest.approx(math.exp(0.9)), None],
+    ]
+    assert report.perplexity is None
+    assert set(report.sections[0].metrics) == {"base"}
+    text = json.dumps(report.model_dump(mode="json"), allow_nan=False)
+    assert type(report).model_validate_json(text) == report
 
 
 # -- the budget -------------------------------------------------------------------------------
