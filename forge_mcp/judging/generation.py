@@ -3,8 +3,9 @@
 Prompts are put in an order in which those with a common beginning follow each other, the longest
 first. Each is read by itself, without padding, from where it leaves the one before; then it joins
 a batch that writes a token for each of its rows at a time. Rows that have ended make room for the
-next prompts. On the CPU, where MLX computes all but matrix products on one core, each core has a
-batch of its own, in a thread and on a stream of its own; all take from the same list of prompts.
+next prompts; rows of about one length stand together (cohorts.py). On the CPU, where MLX computes
+all but matrix products on one core, each core has a batch of its own, in a thread and on a stream
+of its own; all take from the same list of prompts.
 
 Where a model's rotation depends on how long the whole text is (LongRoPE, dynamic NTK), texts that
 may become longer than where that begins are written one by one, and share nothing.
@@ -43,7 +44,8 @@ BYTES_PER_CHARACTER = 4  # in UTF-8 at most: a token may be a single byte
 class Generated:
     """What a model wrote.
 
-    text: up to the first stop sequence. tokens: all, without the one that ends the turn; with those
+    text: decoded by the tokenizer, with blanks at its beginning (which mlx-lm's streaming drops), up
+    to the first stop sequence. tokens: all, without the one that ends the turn; with those
     of the stop sequence. stopped: the model ended its turn or a stop sequence came; False = cut at
     `max_tokens` or at the end of the context.
     """

@@ -14,7 +14,7 @@ from training_models import settings
 
 from forge_mcp import machine
 from forge_mcp.errors import BadInput, Cancelled
-from forge_mcp.judging import generation
+from forge_mcp.judging import cohorts, generation
 from forge_mcp.judging.generation import (
     Generated,
     Sampling,
@@ -101,6 +101,23 @@ def test_greedy_texts_are_those_of_mlx_lm_one_by_one(kind: str) -> None:
     assert any(stopped) and not all(stopped)
 
 
+def test_forge_nano_writes_what_it_writes_one_by_one() -> None:
+    """The texts of `mlx_lm.generate`, whose detokeniser drops blanks at the beginning."""
+    import mlx_lm
+
+    from forge_mcp.training.bases import load_base
+
+    base = load_base("forge-nano")
+    texts = ["def add(a, b):", "import os\n\n\ndef ", "class Stack:\n    def push", "x = [1, 2"]
+    prompts = [base.tokenizer.encode(text) for text in texts]
+    expected = [
+        mlx_lm.generate(base.model, base.tokenizer, prompt, max_tokens=16) for prompt in prompts
+    ]
+    found = generate(base.model, base.tokenizer, prompts, 16)
+    assert [one.text.lstrip() for one in found] == [text.lstrip() for text in expected]
+    assert all(expected) and len(set(expected)) == len(expected)
+
+
 @pytest.mark.parametrize("kind", ["phi3", "phi4", "dynamic"])
 def test_texts_beyond_the_border_of_the_rotation_are_written_alone(kind: str) -> None:
     """Where the whole text's length decides: nothing shared, mlx-lm's own steps."""
@@ -110,6 +127,51 @@ def test_texts_beyond_the_border_of_the_rotation_are_written_alone(kind: str) ->
     expected = [one_by_one(model, prompt, 12, set()) for prompt in prompts]
     found = generate(model, Letters(), prompts, 12)
     assert [one.tokens for one in found] == expected
+
+
+def read(model: Any, lengths: list[int]) -> list[tuple[int, list[Any]]]:
+    """Caches that hold prompts of these lengths."""
+    from mlx_lm.models.cache import make_prompt_cache
+
+    found = []
+    for length in lengths:
+        caches = make_prompt_cache(model)
+        model(mx.array([tokens(length)]), cache=caches)
+        found.append((length, caches))
+    return found
+
+
+def test_rows_of_about_one_length_share_a_cohort() -> None:
+    model = model_of("llama")
+    prompts = read(model, [40, 32, 20, 39, 19])
+    layers = cohorts.form(model, prompts, most=9)
+    assert [len(layer.parts) for layer in layers] == [4, 4]
+    assert [part.size() for part in layers[0].parts] == [40, 20, 39, 19]
+    assert layers[0].offset.tolist() == [40, 32, 20, 39, 19]
+    # The nearest neighbours in length are united first: 20 and 39, then that with 40.
+    layers = cohorts.form(model, prompts, most=2)
+    assert [part.size() for part in layers[1].parts] == [40, 19]
+    assert layers[1].offset.tolist() == [40, 32, 20, 39, 19]
+    for layer in layers:
+        layer.filter([1, 3])
+    assert [part.offset.tolist() for part in layers[0].parts] == [[32, 39]]
+
+
+def test_the_attention_of_the_module_is_as_it_was_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mlx_lm.models import llama
+
+    model = model_of("llama")
+    before = llama.scaled_dot_product_attention
+    with pytest.raises(Cancelled), cohorts.cohort_attention(model):
+        assert llama.scaled_dot_product_attention is not before
+        raise Cancelled("stop")
+    assert llama.scaled_dot_product_attention is before
+    assert cohorts.cohorts_of(model) == cohorts.COHORTS
+    assert cohorts.cohorts_of(model_of("gemma2")) == 1
+    monkeypatch.setattr(machine, "on_cpu", lambda: False)
+    assert cohorts.cohorts_of(model) == 1
 
 
 def test_one_core_and_one_row_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
