@@ -146,8 +146,7 @@ def cohort_attention(model: Any) -> Iterator[None]:
         if not isinstance(keys, tuple):
             return original(queries, keys, values, cache=cache, scale=scale, mask=mask, **more)
         borders = list(accumulate(one.shape[0] for one in keys))[:-1]
-        masks = mask if isinstance(mask, tuple) else [mask] * len(keys)
-        parts = zip(mx.split(queries, borders), keys, values, masks, strict=True)
+        parts = zip(mx.split(queries, borders), keys, values, mask, strict=True)
         return mx.concatenate(
             [original(q, k, v, cache=cache, scale=scale, mask=m, **more) for q, k, v, m in parts]
         )

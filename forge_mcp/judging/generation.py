@@ -44,9 +44,9 @@ BYTES_PER_CHARACTER = 4  # in UTF-8 at most: a token may be a single byte
 class Generated:
     """What a model wrote.
 
-    text: decoded by the tokenizer, with blanks at its beginning (which mlx-lm's streaming drops), up
-    to the first stop sequence. tokens: all, without the one that ends the turn; with those
-    of the stop sequence. stopped: the model ended its turn or a stop sequence came; False = cut at
+    text: up to the first stop sequence, as the tokenizer decodes it (mlx-lm's streaming drops
+    blanks at the beginning). tokens: all, without the one that ends the turn; with those of the
+    stop sequence. stopped: the model ended its turn or a stop sequence came; False = cut at
     `max_tokens` or at the end of the context.
     """
 
@@ -303,11 +303,13 @@ def _texts(job: _Job) -> Iterator[tuple[_Task, Generated]]:
     while not job.cancelled.is_set():
         new = job.take(batch.rows)
         later = [*new, *job.waiting]
-        read = []
-        for at, task in enumerate(new, 1):
-            if not job.cancelled.is_set():
-                read.append((task, reader.read(task, later[at:])))
-        batch.join(read)
+        batch.join(
+            [
+                (task, reader.read(task, later[at:]))
+                for at, task in enumerate(new, 1)
+                if not job.cancelled.is_set()
+            ]
+        )
         if not batch.rows:
             break
         yield from batch.write()
@@ -463,7 +465,7 @@ class _Reader:
         if self.kept:
             at, caches = len(self.kept[-1][0]), copy.deepcopy(self.kept[-1][1])
         self.job.add_computed(len(task.prompt) - at)
-        borders = [] if alone else _borders(tokens, at, later)
+        borders = _borders(tokens, at, later)
         for border in [*borders, len(tokens)]:
             step = PREFILL_STEP if alone else self.step
             for begin in range(at, border, step):
