@@ -73,7 +73,8 @@ class ProgressView:
         now = time.monotonic()
         if event.stage != self._stage or now - self._last_line >= LINE_SECONDS or done == total:
             self._stage, self._last_line = event.stage, now
-            self._line(describe_progress(event.stage, done, total, message, self._metrics))
+            figures = self._metrics or describe_metrics(event.payload)
+            self._line(describe_progress(event.stage, done, total, message, figures))
 
     def _move_bar(self, stage: str, done: int, total: int | None, message: str) -> None:
         from tqdm import tqdm

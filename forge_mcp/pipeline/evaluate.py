@@ -138,7 +138,13 @@ def evaluate(request: EvaluateRequest, context: SkillContext) -> EvaluateResult:
 
     def tell(done: float, total: float, left: float | None, message: str) -> None:
         context.check()
-        context.emit("progress", done=done, total=total, message=message, eta_seconds=left)
+        context.emit(
+            "progress",
+            done=round(done),
+            total=round(total),
+            message=message,
+            eta_seconds=left,
+        )
 
     evaluation = evaluate_run(run, learnt, exam, opponents, settings, tell)
     subject = Subject(
