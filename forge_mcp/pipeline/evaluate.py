@@ -281,14 +281,18 @@ def _programs(settings: JudgingSettings, context: SkillContext) -> Programs | No
     from forge_mcp.judging.humaneval import draw, load_problems
 
     cache = context.workspace.home / "cache" / "humaneval"
-    problems = load_problems(settings.humaneval, cache)
+    source = settings.humaneval
+    # A job does not stand where its caller stood: a path starts in the repository where it has it.
+    if context.repository and (context.repository / source).is_file():
+        source = str(context.repository / source)
+    problems = load_problems(source, cache)
     return Programs(
         problems=draw(problems, settings.humaneval_problems, settings.seed),
         samples=settings.humaneval_samples,
         temperature=settings.humaneval_temperature,
         seed=settings.seed,
         workers=machine.cores(),
-        ledger=cache,
+        ledger=cache / "outcomes",
     )
 
 

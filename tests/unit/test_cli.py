@@ -515,6 +515,15 @@ def test_progress_bars_on_a_terminal() -> None:
     assert "loss 1.250, 310 tokens/s, 2 min 10 s left" in shown and "a word" in shown
 
 
+def test_a_stage_that_knows_tells_the_time_left() -> None:
+    screen = io.StringIO()
+    payload = {"done": 3, "total": 9, "message": "answered 1/4", "eta_seconds": 130}
+    terminal.ProgressView(screen, None)(
+        Event(time=0, stage="evaluate", kind="progress", payload=payload)
+    )
+    assert screen.getvalue() == "evaluate 3/9: answered 1/4 (2 min 10 s left)\n"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.42, "0.4 s"), (12, "12 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -314,8 +316,17 @@ def test_programs_are_run_where_that_was_asked_for(run: tuple[Workspace, Artifac
     assert section is not None
     assert section.asked == 2
     assert any("network" in note for note in section.notes)
-    ledgers = list((workspace.home / "cache" / "humaneval").glob("*.jsonl"))
+    ledgers = list((workspace.home / "cache" / "humaneval" / "outcomes").glob("*.jsonl"))
     assert len(ledgers) == 2
+    own = (files("forge_mcp") / "assets" / "code_problems.jsonl").read_bytes()
+    (workspace.home / "problems.jsonl").write_bytes(own)
+    asked = EvaluateRequest(run=tuned.id, humaneval="problems.jsonl")
+    ctx = replace(context(workspace, **few), repository=workspace.home)
+    again = evaluate(asked, ctx)
+    assert again.report_id != result.report_id
+    assert again.tuned["humaneval.pass@1"] == 0
+    with pytest.raises(BadInput, match=r"nowhere\.jsonl"):
+        evaluate(EvaluateRequest(run=tuned.id, humaneval="nowhere.jsonl"), ctx)
 
 
 def test_a_run_that_is_deployed_itself_is_compared_with_the_base_alone(
