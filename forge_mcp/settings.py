@@ -237,7 +237,7 @@ class JudgingSettings(Section):
 class ExportingSettings(Section):
     """What an exported file must hold to; thresholds by quantisation."""
 
-    quantization: Literal["f32", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
+    quantization: Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
     min_argmax_agreement: dict[str, float]
     max_mean_kl: dict[str, float]
     parity_tokens: PositiveInt
@@ -249,12 +249,18 @@ class ServingSettings(Section):
 
     target: Literal["llamacpp", "ollama"]
     ollama_host: str
+    start_ollama: bool
+    ollama_timeout: float = Field(gt=0)
     temperature: float = Field(ge=0)
     top_k: PositiveInt
     top_p: float = Field(gt=0, le=1)
+    repeat_penalty: float = Field(gt=0)
+    seed: int = Field(ge=0, lt=2**31)
+    stop: list[str]
     num_ctx: PositiveInt
     num_predict: PositiveInt
     threads: int = Field(ge=0)
+    unload_after: float = Field(gt=0)
 
 
 class JobsSettings(Section):

@@ -24,6 +24,8 @@ class Sampling:
     top_p: float
     num_predict: int
     stop: tuple[str, ...] = ()
+    repeat_penalty: float = 1.0
+    seed: int = 17
 
     @classmethod
     def of(cls, settings: ServingSettings) -> Sampling:
@@ -33,6 +35,9 @@ class Sampling:
             top_k=settings.top_k,
             top_p=settings.top_p,
             num_predict=settings.num_predict,
+            stop=tuple(settings.stop),
+            repeat_penalty=settings.repeat_penalty,
+            seed=settings.seed,
         )
 
 

@@ -25,7 +25,6 @@ from forge_mcp.serving.chat import OnText, Reply, Sampling
 
 QUIET = -1
 SOCKET = "llama.sock"  # llama.cpp takes a host for a socket by this suffix
-SEED = 17  # where the temperature is above 0, the same question gets the same answer
 
 
 class LlamaCppChat:
@@ -138,7 +137,8 @@ class LlamaCppChat:
             "top_k": sampling.top_k,
             "top_p": sampling.top_p,
             "stop": list(sampling.stop),
-            "seed": SEED,
+            "seed": sampling.seed,
+            "repeat_penalty": sampling.repeat_penalty,
             "stream": True,
             "stream_options": {"include_usage": True},
         }

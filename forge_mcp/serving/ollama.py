@@ -188,6 +188,8 @@ class OllamaChat:
             "temperature": sampling.temperature,
             "top_k": sampling.top_k,
             "top_p": sampling.top_p,
+            "repeat_penalty": sampling.repeat_penalty,
+            "seed": sampling.seed,
             "num_predict": sampling.num_predict,
             "num_ctx": self._num_ctx,
         }
