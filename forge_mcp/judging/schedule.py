@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from forge_mcp.settings import JudgingSettings
 
 FEWEST = 8  # questions of a part that a budget never goes below
+# The time left is told from this share of the work on: the first question also waits for the model.
+KNOWN_FROM = 0.02
 # About how many units one item of a part takes (measured with forge-nano on two cores).
 UNITS = {
     "scored_open": 4.0,
@@ -141,7 +143,8 @@ class Clock:
         def told(done: int, of: int) -> None:
             self._done = before + units * done / of
             passed = time.monotonic() - self._started
-            left = max(0.0, self._total - self._done) * passed / self._done if self._done else None
+            known = self._done >= KNOWN_FROM * self._total > 0
+            left = max(0.0, self._total - self._done) * passed / self._done if known else None
             self._tell(self._done, max(self._total, self._done), left, f"{what} {done}/{of}")
 
         return told
