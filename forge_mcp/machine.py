@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -240,6 +241,20 @@ def available_bytes() -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def requirement(package: str) -> str:
+    """The versions of a package that AI Forge is made for, e.g. 'numpy>=2.0', as pip reads it.
+
+    They stand in pyproject.toml alone, and reach this process with the installation.
+    """
+    from packaging.requirements import Requirement
+
+    for text in metadata.requires("forge-mcp") or ():
+        named = Requirement(text)
+        if named.name == package and (named.marker is None or named.marker.evaluate({"extra": ""})):
+            return f"{named.name}{named.specifier}"
+    raise LookupError(f"{package} is no requirement of forge-mcp")
 
 
 @contextmanager

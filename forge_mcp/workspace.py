@@ -82,6 +82,52 @@ MIGRATIONS: tuple[str, ...] = (
         previous TEXT REFERENCES deployments (id)
     );
     """,
+    # Where a deployment comes from, the history of what was active (models are named, not
+    # referenced: gc removes deployments), and models that are being created in Ollama.
+    """
+    ALTER TABLE deployments ADD COLUMN tried TEXT;
+    ALTER TABLE deployments ADD COLUMN corpus TEXT;
+    ALTER TABLE deployments ADD COLUMN dataset TEXT;
+    ALTER TABLE deployments ADD COLUMN report TEXT;
+    ALTER TABLE deployments ADD COLUMN revision TEXT;
+    ALTER TABLE deployments ADD COLUMN dirty INTEGER;
+    ALTER TABLE deployments ADD COLUMN sha256 TEXT;
+    ALTER TABLE deployments ADD COLUMN quantization TEXT;
+    ALTER TABLE deployments ADD COLUMN bytes INTEGER;
+    ALTER TABLE deployments ADD COLUMN imported TEXT;
+    ALTER TABLE deployments ADD COLUMN user TEXT;
+    ALTER TABLE deployments ADD COLUMN host TEXT;
+    ALTER TABLE deployments ADD COLUMN face TEXT;
+    ALTER TABLE deployments ADD COLUMN process INTEGER;
+    UPDATE deployments SET tried = created;
+    CREATE TABLE history (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        project TEXT NOT NULL,
+        action TEXT NOT NULL,
+        from_model TEXT,
+        to_model TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        time TEXT,
+        user TEXT,
+        host TEXT,
+        face TEXT,
+        process INTEGER
+    );
+    CREATE INDEX history_by_project ON history (project, number);
+    INSERT INTO history (project, action, to_model, reason)
+        SELECT a.project, 'activate', d.model, 'active before a history was kept'
+        FROM active a JOIN deployments d ON d.id = a.previous;
+    INSERT INTO history (project, action, from_model, to_model, reason)
+        SELECT a.project, 'activate', p.model, d.model, 'active when the history began'
+        FROM active a JOIN deployments d ON d.id = a.deployment
+        LEFT JOIN deployments p ON p.id = a.previous;
+    CREATE TABLE half_made (
+        model TEXT NOT NULL,
+        host TEXT NOT NULL,
+        project TEXT NOT NULL,
+        PRIMARY KEY (model, host)
+    );
+    """,
 )
 
 
@@ -111,8 +157,11 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_file(path: Path, content: str | bytes) -> None:
-    """Write a single file so that it is either the old one or the new one, never half of one."""
+def write_file(path: Path, content: str | bytes, mode: int = 0o644) -> None:
+    """Write a single file so that it is either the old one or the new one, never half of one.
+
+    `mode`: who may read and write it, at no moment more.
+    """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -121,7 +170,7 @@ def write_file(path: Path, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(mode)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -2,15 +2,17 @@
 
 They are no public interface of that package, so every symbol that is used is looked up first and
 the defaults of the one structure that is written to are compared with what its layout should
-give; anything else is `Unavailable`, never a guess. The library serves two ends: raw logits and
-tokens for the parity gate (`GgufModel`), and `ggml_quantize_chunk` for K-quants.
+give; anything else is `Unavailable`, never a guess. The library serves three ends, and each works
+without the others: `ggml_quantize_chunk` for K-quants (`quantizer`), raw logits and tokens for the
+parity gate (`library`, `GgufModel`), and LoRA adapters on such a model.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +27,11 @@ from forge_mcp.machine import cores
 LOG_LEVEL_ERROR = 4
 # (n_ctx, n_batch, n_ubatch) of llama_context_default_params: the first fields of the structure.
 CONTEXT_DEFAULTS = (512, 2048, 512)
+# Further fields of it, as 32-bit numbers: flash_attn_type, type_k, type_v; their defaults (automatic
+# and twice float16), and what computes in float32 (disabled and twice float32).
+PRECISION_FIELDS = (13, 26, 27)
+PRECISION_DEFAULTS = (2**32 - 1, 1, 1)
+PRECISION_EXACT = (0, 0, 0)
 
 
 class _Parameters(ctypes.Structure):
@@ -55,12 +62,17 @@ _LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_vo
 _pointer, _int, _size = ctypes.c_void_p, ctypes.c_int32, ctypes.c_size_t
 _floats = ctypes.POINTER(ctypes.c_float)
 
-SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+Signatures = dict[str, tuple[Any, list[Any]]]
+
+QUANTIZER: Signatures = {
     "ggml_quantize_chunk": (
         _size,
-        [_int, _floats, _pointer, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, _floats],
+        [_int, _pointer, _pointer, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, _floats],
     ),
     "ggml_row_size": (_size, [_int, ctypes.c_int64]),
+    "ggml_validate_row_data": (ctypes.c_bool, [_int, _pointer, _size]),
+}
+MODELS: Signatures = {
     "llama_backend_init": (None, []),
     "llama_log_set": (None, [_pointer, _pointer]),
     "llama_time_us": (ctypes.c_int64, []),
@@ -88,15 +100,14 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         [_pointer, ctypes.c_char_p, _int, ctypes.POINTER(_int), _int, ctypes.c_bool, ctypes.c_bool],
     ),
 }
+ADAPTERS: Signatures = {
+    "llama_adapter_lora_init": (_pointer, [_pointer, ctypes.c_char_p]),
+    "llama_set_adapters_lora": (_int, [_pointer, ctypes.POINTER(_pointer), _size, _floats]),
+}
 
 
 @cache
-def library() -> ctypes.CDLL:
-    """The shared library with the signatures above declared, its logs silenced.
-
-    Raises:
-        Unavailable: xllamacpp is missing, or this version lacks a symbol or has another layout.
-    """
+def _load() -> ctypes.CDLL:
     spec = importlib.util.find_spec("xllamacpp")
     found = sorted(
         path
@@ -106,25 +117,64 @@ def library() -> ctypes.CDLL:
     if not found:
         raise _unavailable("xllamacpp is not installed")
     try:
-        loaded = ctypes.CDLL(str(found[0]))
+        return ctypes.CDLL(str(found[0]))
     except OSError as error:
         raise _unavailable(str(error)) from error
-    return declare(loaded)
 
 
-def declare(loaded: ctypes.CDLL) -> ctypes.CDLL:
-    """Check and declare every function of `SIGNATURES` on a loaded library."""
-    for name, (result, arguments) in SIGNATURES.items():
+def declare(loaded: ctypes.CDLL, signatures: Signatures) -> ctypes.CDLL:
+    """Check and declare functions on a loaded library.
+
+    Raises:
+        Unavailable: one is not there; it is named.
+    """
+    for name, (result, arguments) in signatures.items():
         try:
             function = getattr(loaded, name)
         except AttributeError as error:
             raise _unavailable(f"the installed xllamacpp has no symbol {name}") from error
         function.restype = result
         function.argtypes = arguments
+    return loaded
+
+
+@cache
+def quantizer() -> ctypes.CDLL:
+    """The shared library with the functions of `QUANTIZER` declared.
+
+    Raises:
+        Unavailable: xllamacpp is missing, or this version lacks one of them.
+    """
+    return declare(_load(), QUANTIZER)
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The shared library with the functions of `MODELS` declared, its logs silenced.
+
+    Raises:
+        Unavailable: xllamacpp is missing, or this version lacks a symbol or has another layout.
+    """
+    loaded = declare(_load(), MODELS)
     loaded.llama_backend_init()
     _silence(loaded)
     check_layout(loaded.llama_context_default_params())
     return loaded
+
+
+def missing() -> str | None:
+    """What cannot be done with llama.cpp here, and why, in a clause; None: everything can."""
+    lost, causes = [], []
+    for get, what in (
+        (quantizer, "K types cannot be written"),
+        (library, "no file can be opened to check it"),
+    ):
+        try:
+            get()
+        except Unavailable as error:
+            lost.append(what)
+            causes.append(error.cause)
+    return f"{' and '.join(lost)} ({causes[0]})" if lost else None
 
 
 def check_layout(defaults: _Parameters) -> None:
@@ -143,6 +193,15 @@ def _head(parameters: _Parameters) -> Any:
     return ctypes.cast(ctypes.pointer(parameters), ctypes.POINTER(ctypes.c_uint32))
 
 
+def _make_exact(parameters: _Parameters) -> None:
+    head = _head(parameters)
+    found = tuple(head[place] for place in PRECISION_FIELDS)
+    if found != PRECISION_DEFAULTS:
+        raise _unavailable(f"llama_context_params holds {found}, not {PRECISION_DEFAULTS}")
+    for place, value in zip(PRECISION_FIELDS, PRECISION_EXACT, strict=True):
+        head[place] = value
+
+
 def _silence(loaded: ctypes.CDLL) -> None:
     """Send llama.cpp's logs nowhere.
 
@@ -152,6 +211,23 @@ def _silence(loaded: ctypes.CDLL) -> None:
     loaded.llama_log_set(ctypes.cast(loaded.llama_time_us, ctypes.c_void_p), None)
 
 
+@contextmanager
+def _collected_errors(loaded: ctypes.CDLL) -> Iterator[list[str]]:
+    """What llama.cpp logs as errors meanwhile."""
+    errors: list[str] = []
+
+    def collect(level: int, text: bytes, _: object) -> None:
+        if level == LOG_LEVEL_ERROR:
+            errors.append(text.decode(errors="replace").strip())
+
+    callback = _LogCallback(collect)  # a name, so that it outlives the calls below
+    loaded.llama_log_set(ctypes.cast(callback, ctypes.c_void_p), None)
+    try:
+        yield errors
+    finally:
+        _silence(loaded)
+
+
 class GgufModel:
     """A GGUF file opened in llama.cpp. A context manager; use it from one thread.
 
@@ -159,25 +235,21 @@ class GgufModel:
         path: the GGUF file.
         context: tokens that a sequence may have.
         threads: 0 for one a core.
+        exact: keys, values and attention in float32, to tell what comes from the file alone; by
+            default they are float16, as when the file serves.
 
     Raises:
         UnsupportedModel: llama.cpp does not load the file; its own words are the cause.
         Unavailable: see `library`.
     """
 
-    def __init__(self, path: Path, *, context: int, threads: int = 0) -> None:
+    def __init__(
+        self, path: Path, *, context: int, threads: int = 0, exact: bool = False
+    ) -> None:
         self._c = library()
         self._model: int | None = None
         self._context: int | None = None
-        errors: list[str] = []
-
-        def collect(level: int, text: bytes, _: object) -> None:
-            if level == LOG_LEVEL_ERROR:
-                errors.append(text.decode(errors="replace").strip())
-
-        callback = _LogCallback(collect)  # a name, so that it outlives the calls below
-        self._c.llama_log_set(ctypes.cast(callback, ctypes.c_void_p), None)
-        try:
+        with _collected_errors(self._c) as errors:
             self._model = self._c.llama_model_load_from_file(
                 str(path).encode(), self._c.llama_model_default_params()
             )
@@ -186,9 +258,9 @@ class GgufModel:
                 head = _head(parameters)
                 head[0] = context
                 head[1] = head[2] = min(context, CONTEXT_DEFAULTS[2])
+                if exact:
+                    _make_exact(parameters)
                 self._context = self._c.llama_init_from_model(self._model, parameters)
-        finally:
-            _silence(self._c)
         if not self._model or not self._context:
             self.close()
             raise UnsupportedModel(
@@ -205,6 +277,27 @@ class GgufModel:
         self._batch_size = int(self._c.llama_n_batch(self._context))
         self._vocab = self._c.llama_model_get_vocab(self._model)
         self.vocab_size = int(self._c.llama_vocab_n_tokens(self._vocab))
+
+    def with_adapter(self, path: Path, scale: float = 1.0) -> GgufModel:
+        """Add a LoRA adapter in GGUF to what is computed from now on; returns this model.
+
+        Raises:
+            UnsupportedModel: llama.cpp does not load it, or it belongs to another model.
+            Unavailable: the installed xllamacpp lacks the functions.
+        """
+        declare(self._c, ADAPTERS)
+        with _collected_errors(self._c) as errors:
+            adapter = self._c.llama_adapter_lora_init(self._model, str(path).encode())
+            failed = not adapter or self._c.llama_set_adapters_lora(
+                self._context, (_pointer * 1)(adapter), 1, (ctypes.c_float * 1)(scale)
+            )
+        if failed:
+            raise UnsupportedModel(
+                f"llama.cpp cannot load the adapter {path.name}.",
+                cause="; ".join(errors[-3:]) or f"{path} is missing or no GGUF file",
+                next_step="Export the adapter again, for the base that this file was made of.",
+            )
+        return self
 
     def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
         """Token ids of `text`; special tokens in it are recognised, as in a rendered chat."""
@@ -284,5 +377,5 @@ def _unavailable(cause: str) -> Unavailable:
         "llama.cpp's library cannot be used.",
         cause=cause,
         next_step="Install the version that AI Forge names (pip install 'xllamacpp>=2026.10,<2027')"
-        "; without it only f32, f16 and q8_0 can be written, and none can be checked.",
+        "; without it only f32, f16, bf16 and q8_0 can be written, and none can be checked.",
     )

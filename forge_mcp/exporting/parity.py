@@ -1,17 +1,20 @@
 """The parity gate: the exported file must be the model that was trained.
 
 What users meet otherwise: other tokens than in training (pre-tokenizer, doubled BOS), a lost
-chat template, answers that never stop, wrong weights. So four things are compared on held-out
-rows: tokens and rendered chat must be equal, every end token must stop, and the next-token
-distributions must agree within the thresholds of the quantisation. Answers that the file itself
-generates are scored and reported; they have no threshold of their own, because `evaluate` has
-judged the run and a file that passes here is that run.
+chat template, answers that never stop, wrong weights. So the file is held against the run on
+held-out rows (`reference`): tokens and rendered chats must be equal, every end token must stop,
+the next-token distributions must agree within the thresholds of the quantisation, and where the
+run's own answers come to an end, the file's must too. Those answers are scored and reported beside
+the run's own; they have no threshold, because `evaluate` has judged the run and a file that passes
+here is that run.
+
+How the thresholds were chosen: docs/export.md, "The parity gate".
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,39 +22,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from forge_mcp.errors import BadInput
 from forge_mcp.exporting.llamacpp import GgufModel
-from forge_mcp.machine import mlx
+from forge_mcp.exporting.reference import Reference, Scored
 from forge_mcp.schemas.raft_examples import Message
 from forge_mcp.settings import ExportingSettings
 
-PARITY_VERSION = 2
-# Of each row only the last positions are compared: they hold the answer, and one row must not
-# stand for all.
-POSITIONS_PER_ROW = 128
-MLX_CHUNK = 256  # tokens of a prompt that MLX takes at once
-
-# Where tokenizers differ: contractions, numbers, runs of blanks, line ends, scripts, emoji,
-# combining marks, control and zero-width characters.
-TEXTS = (
-    "def f(x):\n    return x  # it's 3.14159\n",
-    "I'll can't WE'VE you'RE it's 12345678 ½ ²³ Ⅷ",
-    "a  b   c\td\t\te\n\n\nf \n g\r\nh \r\n\r\n i   ",
-    " \n \t\n",
-    "naïve café Ünïcödé Straße Ελληνικά русский עברית العربية हिन्दी 中文字 日本語 한국어",
-    "emoji 👩‍👩‍👧‍👦 🇩🇪 ❤️ zero\u200bwidth \u00a0nbsp \u3000wide e\u0301 combining",
-    "__init__ camelCase snake_case CONST_1 x+=1;y--||z&&!w ?. => -> :: ... ## #! \\n $\"'`",
-    "",
-)
-
-
-class Scored(Protocol):
-    """An answer that was judged (judging.results.ScoredAnswer)."""
-
-    @property
-    def right(self) -> bool: ...  # noqa: D102
-    @property
-    def stopped(self) -> bool: ...  # noqa: D102
+PARITY_VERSION = 3
 
 
 class ChatRuntime(Protocol):
@@ -72,6 +48,9 @@ class Parity:
     tokens_compared: int
     argmax_agreement: float
     mean_kl: float
+    max_difference: float = field(
+        metadata={"help": "largest difference of a logit, of all compared"}
+    )
     min_argmax_agreement: float
     max_mean_kl: float
     texts_tokenized: int
@@ -81,187 +60,156 @@ class Parity:
     answers: float | None = field(
         metadata={"help": "share of held-out questions that the file answers right; null: none"}
     )
+    run_answers: float | None = field(metadata={"help": "the same of the run itself"})
     answers_asked: int
     answers_stopped: int
+    run_answers_stopped: int
 
     def as_dict(self) -> dict[str, Any]:
         """All fields."""
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Rows that the run was not trained on: whole chats that end in the assistant's turn."""
-
-    split: str
-    chats: list[list[Message]]
-
-
 def check_parity(
-    model: Any,
-    tokenizer: Any,
+    reference: Reference,
     gguf_path: Path,
     runtime: ChatRuntime,
-    held_out: HeldOut,
     settings: ExportingSettings,
-    score: Callable[[Sequence[int]], Sequence[Scored]],
+    answer: Callable[[Sequence[int]], Sequence[Scored]],
     *,
     quantization: str,
     context: int,
     threads: int = 0,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Parity:
-    """Compare a GGUF file with the model that it was made from.
+    """Compare a GGUF file with the run that it was made from.
 
     Args:
-        model: the run's model in MLX, with adapters, ready to evaluate.
-        tokenizer: the run's (mlx_lm's TokenizerWrapper).
+        reference: the run, measured.
         gguf_path: the file.
         runtime: the file in the chat runtime.
-        held_out: rows to compare on; those longer than `context` are left out.
-        settings: thresholds and sizes.
-        score: lets the file in its runtime answer some of the rows (their places among
-            `held_out.chats`), and judges the answers.
+        settings: the thresholds.
+        answer: has the file in its runtime answer rows (places among `held_out.chats`), and
+            judges the answers.
         quantization: of the file.
         context: tokens at most.
         threads: for llama.cpp; 0 for one a core.
         progress: told in a few words what is being done.
 
     Raises:
-        BadInput: no held-out row fits.
         UnsupportedModel: llama.cpp does not load the file.
+        Unavailable: there is no llama.cpp to ask.
     """
     reasons: list[str] = []
-    rendered = [_render(tokenizer, chat, prompt=False) for chat in held_out.chats]
-    encoded = [tokenizer.encode(text, add_special_tokens=False) for text in rendered]
-    fitting = [index for index, ids in enumerate(encoded) if 1 < len(ids) <= context]
-    if not fitting:
-        raise BadInput(
-            "The export cannot be checked: no held-out example fits the context.",
-            cause=f"{len(encoded)} rows in the {held_out.split} split, a context of {context}",
-            next_step="Raise serving.num_ctx, or make a dataset with a test split.",
-        )
-
     with GgufModel(gguf_path, context=context, threads=threads) as file:
         progress("comparing tokens")
-        texts = [*(rendered[index] for index in fitting), *TEXTS]
-        equal_texts, first = _compare_tokens(file, tokenizer, texts)
-        if equal_texts < len(texts):
+        equal_texts, first = _compare_tokens(file, reference)
+        if first is not None:
             reasons.append(
-                f"llama.cpp tokenises {len(texts) - equal_texts} texts otherwise: {first}"
+                f"llama.cpp tokenises {len(reference.texts) - equal_texts} texts otherwise: {first}"
             )
-        endless = [token for token in sorted(tokenizer.eos_token_ids) if not file.ends(token)]
+        endless = [name for token, name in reference.ends.items() if not file.ends(token)]
         if endless:
-            names = tokenizer.convert_ids_to_tokens(endless)
-            reasons.append(f"generation would not stop at {', '.join(map(str, names))}")
+            reasons.append(f"generation would not stop at {', '.join(endless)}")
         progress("comparing logits")
-        agreements, divergences = _compare_logits(
-            model, file, (encoded[index] for index in fitting), settings.parity_tokens
-        )
+        found = _compare_logits(reference, file)
 
-    agreement, mean_kl = float(np.mean(agreements)), float(np.mean(divergences))
     least, most = settings.min_argmax_agreement[quantization], settings.max_mean_kl[quantization]
-    if agreement < least:
-        reasons.append(f"the most likely token agrees in {agreement:.1%}, {least:.0%} is needed")
-    if not mean_kl <= most:  # also catches NaN
-        reasons.append(f"the mean KL divergence is {mean_kl:.4f}, at most {most:g} is allowed")
+    if found.agreement < least:
+        reasons.append(f"the most likely token agrees in {found.agreement:.1%}, {least:.0%} needed")
+    if not found.mean_kl <= most:  # also catches NaN
+        reasons.append(f"the mean KL divergence is {found.mean_kl:.4f}, at most {most:g} allowed")
 
     progress("comparing rendered chats")
-    prompts = [held_out.chats[index][:-1] for index in fitting]
+    chats = [reference.held_out.chats[place][:-1] for place in reference.places]
     equal_chats = sum(
-        runtime.render(chat) == _render(tokenizer, chat, prompt=True) for chat in prompts
+        runtime.render(chat) == prompt
+        for chat, prompt in zip(chats, reference.prompts, strict=True)
     )
-    if equal_chats < len(prompts):
-        reasons.append(
-            f"{len(prompts) - equal_chats} of {len(prompts)} chats are rendered otherwise"
-        )
+    if equal_chats < len(chats):
+        reasons.append(f"{len(chats) - equal_chats} of {len(chats)} chats are rendered otherwise")
 
     progress("generating answers")
-    answers = score(fitting[: settings.parity_answers])
+    answers = answer(reference.places)
+    stopped, run_stopped = _stopped(answers), _stopped(reference.answers)
+    if stopped < run_stopped // 2:
+        reasons.append(
+            f"{stopped} of {len(answers)} answers come to an end, of the run's own {run_stopped}"
+        )
     return Parity(
         passed=not reasons,
         reasons=reasons,
         quantization=quantization,
-        split=held_out.split,
-        rows=len(fitting),
-        tokens_compared=len(agreements),
-        argmax_agreement=agreement,
-        mean_kl=mean_kl,
+        split=reference.held_out.split,
+        rows=len(reference.places),
+        tokens_compared=found.positions,
+        argmax_agreement=found.agreement,
+        mean_kl=found.mean_kl,
+        max_difference=found.max_difference,
         min_argmax_agreement=least,
         max_mean_kl=most,
-        texts_tokenized=len(texts),
+        texts_tokenized=len(reference.texts),
         texts_tokenized_equal=equal_texts,
-        chats_rendered=len(prompts),
+        chats_rendered=len(chats),
         chats_rendered_equal=equal_chats,
-        answers=sum(one.right for one in answers) / len(answers) if answers else None,
+        answers=_right(answers),
+        run_answers=_right(reference.answers),
         answers_asked=len(answers),
-        answers_stopped=sum(one.stopped for one in answers),
+        answers_stopped=stopped,
+        run_answers_stopped=run_stopped,
     )
 
 
-def _render(tokenizer: Any, chat: Sequence[Message], *, prompt: bool) -> str:
-    text: str = tokenizer.apply_chat_template(
-        [message.model_dump() for message in chat], tokenize=False, add_generation_prompt=prompt
-    )
-    return text
+def _right(answers: Sequence[Scored]) -> float | None:
+    return sum(one.right for one in answers) / len(answers) if answers else None
 
 
-def _compare_tokens(file: GgufModel, tokenizer: Any, texts: Sequence[str]) -> tuple[int, str]:
-    """How many texts give equal ids, and the first that does not.
+def _stopped(answers: Sequence[Scored]) -> int:
+    return sum(one.stopped for one in answers)
 
-    llama.cpp has no NFC step, so text is compared in the form that a normalising tokenizer makes.
+
+def _compare_tokens(file: GgufModel, reference: Reference) -> tuple[int, str | None]:
+    """How many texts give equal ids, and the beginning of the first that does not.
+
+    Where the tokenizer normalises, texts are compared in the form that it makes of them.
     """
-    normalises = _normalises(tokenizer)
-    equal, first = 0, ""
-    for text in texts:
-        text = unicodedata.normalize("NFC", text) if normalises else text
-        bare = tokenizer.encode(text, add_special_tokens=False) == file.tokenize(text)
-        full = tokenizer.encode(text) == file.tokenize(text, add_special=True)
-        equal += bare and full
-        if not (bare and full) and not first:
-            first = repr(text[:60])
+    equal, first, form = 0, None, reference.normal_form
+    for one in reference.texts:
+        text = unicodedata.normalize(form, one.text) if form else one.text
+        same = one.bare == file.tokenize(text) and one.full == file.tokenize(text, add_special=True)
+        equal += same
+        if not same and first is None:
+            first = repr(one.text[:60])
     return equal, first
 
 
-def _normalises(tokenizer: Any) -> bool:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return backend is not None and backend.normalizer is not None
+@dataclass(frozen=True)
+class _Logits:
+    positions: int
+    agreement: float
+    mean_kl: float
+    max_difference: float
 
 
-def _compare_logits(
-    model: Any, file: GgufModel, rows: Iterable[Sequence[int]], budget: int
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Per position: whether the most likely next tokens are equal, and KL(run || file) in nats."""
+def _compare_logits(reference: Reference, file: GgufModel) -> _Logits:
+    """Most likely next tokens, KL(run || file) in nats, and the largest difference of a logit."""
     agreements: list[NDArray[np.bool_]] = []
     divergences: list[NDArray[np.float64]] = []
-    left = budget
-    for ids in rows:
-        if left <= 0:
-            break
-        last = min(len(ids), POSITIONS_PER_ROW, left)
-        left -= last
-        truth = _log_softmax(tail_logits(model, ids, last))
-        found = _log_softmax(file.logits(ids, last))
+    largest, at = 0.0, 0
+    for row in reference.rows:
+        truth = reference.logits.read(at, row.last)
+        at += row.last
+        found = file.logits(row.ids, row.last)
         agreements.append(truth.argmax(-1) == found.argmax(-1))
-        divergences.append((np.exp(truth) * (truth - found)).sum(-1))
-    return np.concatenate(agreements), np.concatenate(divergences)
-
-
-def tail_logits(model: Any, ids: Sequence[int], last: int) -> NDArray[np.float32]:
-    """Next-token logits of an mlx-lm model after each of the `last` last tokens: (last, vocab).
-
-    What stands before goes through the cache, so its logits are never held.
-    """
-    mx = mlx()
-    from mlx_lm.models.cache import make_prompt_cache
-
-    cache = make_prompt_cache(model)
-    head = len(ids) - last
-    for start in range(0, head, MLX_CHUNK):
-        model(mx.array([ids[start : min(start + MLX_CHUNK, head)]]), cache=cache)
-        mx.eval([layer.state for layer in cache])
-    logits = model(mx.array([ids[head:]]), cache=cache)
-    return np.array(logits[0].astype(mx.float32))
+        largest = max(largest, float(np.abs(truth - found).max()))
+        run, other = _log_softmax(truth), _log_softmax(found)
+        divergences.append((np.exp(run) * (run - other)).sum(-1))
+    return _Logits(
+        at,
+        float(np.mean(np.concatenate(agreements))),
+        float(np.mean(np.concatenate(divergences))),
+        largest,
+    )
 
 
 def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

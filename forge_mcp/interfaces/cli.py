@@ -119,7 +119,13 @@ def _run_skill(parsed: argparse.Namespace, stdout: TextIO, cancel: threading.Eve
         project, overrides = common_options(parsed)
         request = make_request(skill, request_fields(skill, parsed))
         request, context = open_context(
-            skill, request, project=project, overrides=overrides, sink=view, cancel=cancel
+            skill,
+            request,
+            project=project,
+            overrides=overrides,
+            sink=view,
+            cancel=cancel,
+            face="cli",
         )
         result: SkillResult
         if "detach" in parsed:

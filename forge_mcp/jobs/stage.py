@@ -96,6 +96,7 @@ def perform(task: StageTask, cancel: threading.Event, tell: Any) -> dict[str, An
         sink=sink,
         cancel=cancel,
         stage=task.stage,
+        face="job",
     )
     skill = skills()[task.stage]
     request = skill.request.model_validate(task.request)

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, cast
 from pydantic import ValidationError
 
 from forge_mcp.errors import BadInput, InvalidSettings, NotFound
-from forge_mcp.pipeline.skill import EventSink, Skill, SkillContext, SkillRequest
+from forge_mcp.pipeline.skill import EventSink, Face, Skill, SkillContext, SkillRequest
 from forge_mcp.schemas.manifests import ArtifactKind
 from forge_mcp.settings import PROJECT_FILE, Settings, defaults, load_settings
 from forge_mcp.workspace import Artifact, Workspace
@@ -89,6 +89,7 @@ def open_context(
     overrides: Mapping[str, Any] | None = None,
     sink: EventSink = lambda event: None,
     cancel: threading.Event | None = None,
+    face: Face = "python",
 ) -> tuple[SkillRequest, SkillContext]:
     """The request with its repository filled in, and the context to run the skill in.
 
@@ -100,6 +101,7 @@ def open_context(
         overrides: nested settings of this call, {section: {key: value}}.
         sink: gets the skill's events.
         cancel: set it to stop the skill.
+        face: which way the call came.
 
     Raises:
         BadInput: no project can be told, or the call names two.
@@ -145,6 +147,7 @@ def open_context(
         sink=sink,
         cancel=cancel or threading.Event(),
         stage=skill.name,
+        face=face,
     )
     if place.name and place.repository is None:
         context.log(

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from forge_mcp.errors import ForgeError, GateRefused
-from forge_mcp.pipeline.export import (
-    GGUF,
-    TOKENIZER,
-    ExportRequest,
-    export,
-    load_export,
-    system_prompt,
-)
+from forge_mcp.errors import Busy, GateRefused, NotFound
+from forge_mcp.pipeline.export import GGUF, ExportRequest, export, system_prompt
 from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, skill
-from forge_mcp.settings import ServingSettings
-from forge_mcp.workspace import Artifact, Workspace, hash_inputs, write_file
+from forge_mcp.pipeline.tryout import (
+    TRIES,
+    Candidate,
+    Target,
+    Tried,
+    deploying,
+    require_sound,
+    tried_out,
+)
+from forge_mcp.schemas.raft_examples import Message
+from forge_mcp.workspace import Artifact, Workspace, hash_inputs, write_file, write_jsonl
 
-VERSION = 1
-TRIES = 3  # held-out prompts of which one must be answered with any text
-PROBE_TOKENS = 32
+if TYPE_CHECKING:
+    from forge_mcp.serving.registry import Origin, Standing
+
+VERSION = 2
+DEPLOYMENT = "deployment.json"
+TRYOUT = "tryout.jsonl"
 
 
 class DeployRequest(SkillRequest):
@@ -61,25 +66,45 @@ class DeployResult(SkillResult):
     ),
 )
 def deploy(request: DeployRequest, context: SkillContext) -> DeployResult:
-    """Make a run the model that `query` asks, after it has generated text where it will run.
+    """Make a run the model that `query` asks, after it has answered where it will run.
 
     Use this when `evaluate` has passed a run. A run that was not compared with the base and with
-    the model that is deployed now, or did not pass, is refused. The file is loaded (or created in
-    Ollama) and asked something first; only then does the project's active model change, in one
-    step. The model that was active stays, and `rollback` returns to it.
+    the model that is deployed now, or did not pass, is refused, and so is a file that was never
+    checked against its run. The file is loaded (or created in Ollama) and asked something first;
+    only then does the project's active model change, in one step. The model that was active stays,
+    and `rollback` returns to it. Where anything fails on the way, nothing has changed.
     """
     started = time.perf_counter()
     workspace = context.workspace
-    serving = context.settings.serving
-    target = request.target or serving.target
     asked = workspace.load(request.run_or_export, "run", "export")
-    run = asked if asked.manifest.kind == "run" else _parent_run(workspace, asked)
-    report = _require_passing_report(workspace, run)
+    run = asked if asked.manifest.kind == "run" else _parent(workspace, asked, "run")
+    _require_passing_report(workspace, run, _standing(context))  # before a long export
     if asked.manifest.kind == "run":
         exported = export(ExportRequest(run=run.id), context)
         asked = workspace.load(exported.export_id, "export")
-    artifact = load_export(workspace, asked.id)
+    target = request.target or context.settings.serving.target
+    with deploying(context):
+        standing, deployment_id = _deploy(asked, run, target, context)
+    return DeployResult(
+        deployment_id=deployment_id,
+        model=model_of(deployment_id),
+        target=target,
+        previous=standing.previous.model if standing.previous else None,
+        seconds=round(time.perf_counter() - started, 3),
+    )
 
+
+def model_of(deployment_id: str) -> str:
+    """The name of a deployment's model: lower case letters, digits and dashes, as Ollama wants."""
+    return deployment_id.removeprefix("deploy-")
+
+
+def _deploy(
+    artifact: Artifact, run: Artifact, target: Target, context: SkillContext
+) -> tuple[Standing, str]:
+    """Check, try out, keep and activate an export; nothing is left of a failure."""
+    workspace, serving = context.workspace, context.settings.serving
+    require_sound(artifact, context)
     inputs_hash = hash_inputs(
         {
             "export": artifact.manifest.inputs_hash,
@@ -89,125 +114,128 @@ def deploy(request: DeployRequest, context: SkillContext) -> DeployResult:
         }
     )
     deployment_id = workspace.new_id("deployment", context.project, inputs_hash)
-    model = deployment_id.removeprefix("deploy-")
-    prompt = system_prompt(_dataset(workspace, run))
-    context.log(f"Loading {model} into {target}.")
-    _try_out(artifact, run, model, target, prompt, context)
-
-    if workspace.find("deployment", context.project, inputs_hash) is None:
-        with workspace.stage("deployment", context.project) as staged:
-            settings = {"system_prompt": prompt, "serving": serving.model_dump()}
-            facts = {"model": model, "target": target, "export": artifact.id, "run": run.id}
-            write_file(staged.path / "deployment.json", _json(facts | settings))
-            staged.commit(
-                id=deployment_id,
-                inputs_hash=inputs_hash,
-                parents=[artifact.id, report.id],
-                repository=artifact.manifest.repository,
-                settings=settings,
-                result=facts,
-            )
-    from forge_mcp.serving.registry import register
-
-    standing = register(
-        workspace,
-        id=deployment_id,
-        project=context.project,
-        model=model,
-        target=target,
-        run=run.id,
-        export=artifact.id,
+    prompt = system_prompt(_parent(workspace, run, "dataset"))
+    candidate = Candidate(
+        model_of(deployment_id), target, artifact, prompt, _questions(workspace, run)
     )
-    return DeployResult(
-        deployment_id=deployment_id,
-        model=model,
-        target=target,
-        previous=standing.previous.model if standing.previous else None,
-        seconds=round(time.perf_counter() - started, 3),
-    )
+    context.log(f"Loading {candidate.model} into {target}.")
+    with tried_out(candidate, context) as tried:
+        while True:
+            seen = _standing(context)
+            report = _require_passing_report(workspace, run, seen)
+            kept = workspace.find("deployment", context.project, inputs_hash)
+            if kept is None:
+                settings = {"system_prompt": prompt, "serving": serving.model_dump()}
+                _keep(deployment_id, inputs_hash, candidate, run, report, settings, tried, context)
+            try:
+                standing = _register(deployment_id, candidate, run, report, seen, context)
+            except Busy:
+                if _standing(context).active == seen.active:
+                    raise
+                continue  # somebody activated or rolled back: is the run better than that one too?
+            return standing, deployment_id
 
 
-def _try_out(
-    artifact: Artifact,
+def _keep(
+    deployment_id: str,
+    inputs_hash: str,
+    candidate: Candidate,
     run: Artifact,
-    model: str,
-    target: Literal["llamacpp", "ollama"],
-    prompt: str,
+    report: Artifact,
+    settings: dict[str, Any],
+    tried: list[Tried],
     context: SkillContext,
 ) -> None:
-    """Load the model where it will run and let it say something.
-
-    Raises:
-        Unavailable, CorruptArtifact, ForgeError: it does not load, or says nothing. What was made
-        in Ollama for it is removed again.
-    """
-    from forge_mcp.serving.chat import Deployed, Sampling, open_chat
-
-    serving = context.settings.serving
-    deployed = Deployed(model, target, artifact.file(GGUF), artifact.file(TOKENIZER))
-    created = target == "ollama" and _create_in_ollama(deployed, prompt, serving, context)
-    try:
-        chat = open_chat(deployed, serving)
-        sampling = Sampling(0.0, 1, 1.0, min(PROBE_TOKENS, serving.num_predict))
-        for messages in _probes(context.workspace, run):
-            context.check()
-            if chat.count_tokens(messages) + sampling.num_predict > serving.num_ctx:
-                continue
-            if chat.chat(messages, sampling).text.strip():
-                return
-        raise ForgeError(
-            f"{model} loads, but answers nothing.",
-            cause=f"{TRIES} held-out questions gave no text",
-            next_step="What was active stays active. Train longer, or on more examples.",
+    """The deployment's own folder: what it is, and what it answered when it was tried out."""
+    facts = {
+        "model": candidate.model,
+        "target": candidate.target,
+        "export": candidate.export.id,
+        "run": run.id,
+    }
+    with context.workspace.stage("deployment", context.project) as staged:
+        write_file(staged.path / DEPLOYMENT, _json(facts | settings))
+        write_jsonl(staged.path / TRYOUT, tried)
+        staged.commit(
+            id=deployment_id,
+            inputs_hash=inputs_hash,
+            parents=[candidate.export.id, report.id],
+            repository=candidate.export.manifest.repository,
+            settings=settings,
+            result=facts,
         )
-    except BaseException:
-        if created:
-            from forge_mcp.serving.ollama import delete_ollama_model
-
-            delete_ollama_model(model, host=serving.ollama_host)
-        raise
 
 
-def _create_in_ollama(
-    deployed: Any, prompt: str, serving: ServingSettings, context: SkillContext
-) -> bool:
-    """Whether the model is new in Ollama."""
-    from forge_mcp.pipeline.export import MODELFILE_SETTINGS
-    from forge_mcp.serving.ollama import create_ollama_model, list_ollama_models
+def _register(
+    deployment_id: str,
+    candidate: Candidate,
+    run: Artifact,
+    report: Artifact,
+    seen: Standing,
+    context: SkillContext,
+) -> Standing:
+    from forge_mcp.serving.registry import Actor, register
 
-    known = {name.removesuffix(":latest") for name in list_ollama_models(serving.ollama_host)}
-    create_ollama_model(
-        deployed.model,
-        deployed.gguf,
-        prompt,
-        serving.model_dump(include=MODELFILE_SETTINGS),
-        host=serving.ollama_host,
-        progress=context.log,
+    return register(
+        context.workspace,
+        id=deployment_id,
+        project=context.project,
+        model=candidate.model,
+        target=candidate.target,
+        run=run.id,
+        export=candidate.export.id,
+        origin=_origin(context.workspace, candidate.export, run, report),
+        by=Actor.here(context.face),
+        seen=seen,
+        reason=f"{report.id} passed",
     )
-    return deployed.model not in known
 
 
-def _probes(workspace: Workspace, run: Artifact) -> list[Any]:
-    """Prompts of held-out rows, whatever split has some."""
+def _origin(workspace: Workspace, artifact: Artifact, run: Artifact, report: Artifact) -> Origin:
+    from forge_mcp.serving.registry import Origin
+
+    repository = artifact.manifest.repository
+    try:
+        corpus = _parent(workspace, run, "corpus").id
+    except NotFound:  # a dataset that was written by hand
+        corpus = None
+    return Origin(
+        corpus=corpus,
+        dataset=_parent(workspace, run, "dataset").id,
+        report=report.id,
+        revision=repository.revision if repository else None,
+        dirty=repository.dirty if repository else None,
+        sha256=artifact.manifest.checksums[GGUF],
+        quantization=artifact.manifest.result.get("quantization"),
+        bytes=artifact.file(GGUF).stat().st_size,
+    )
+
+
+def _questions(workspace: Workspace, run: Artifact) -> list[list[Message]]:
+    """Prompts of held-out rows, the shortest ones, of whatever split has some."""
     from forge_mcp.schemas.raft_examples import ChatRow
 
-    dataset = _dataset(workspace, run)
-    probes: list[Any] = []
+    dataset = _parent(workspace, run, "dataset")
+    questions: list[list[Message]] = []
     for name in ("test.jsonl", "valid.jsonl", "train.jsonl"):
         rows = sorted(dataset.rows(name), key=lambda row: len(str(row)))
-        probes += [ChatRow.model_validate(row).messages[:-1] for row in rows[:TRIES]]
-    return probes[:TRIES]
+        questions += [ChatRow.model_validate(row).messages[:-1] for row in rows[:TRIES]]
+    return questions[:TRIES]
 
 
-def _require_passing_report(workspace: Workspace, run: Artifact) -> Artifact:
-    """The newest report that compares a run with what is deployed now.
+def _standing(context: SkillContext) -> Standing:
+    from forge_mcp.serving.registry import standing
+
+    return standing(context.workspace, context.project)
+
+
+def _require_passing_report(workspace: Workspace, run: Artifact, now: Standing) -> Artifact:
+    """The newest report that compares a run with what is deployed `now`.
 
     Raises:
         GateRefused: there is none, or it did not pass.
     """
-    from forge_mcp.serving.registry import standing
-
-    active = standing(workspace, run.manifest.project).active
+    active = now.active
     beside = active.run if active is not None and active.run != run.id else None
     for report in workspace.artifacts("report", run.manifest.project):
         if report.manifest.parents[:1] != [run.id]:
@@ -239,16 +267,12 @@ def _compared_with(report: Artifact) -> str | None:
     return facts.get("deployed_model")
 
 
-def _parent_run(workspace: Workspace, artifact: Artifact) -> Artifact:
+def _parent(
+    workspace: Workspace, artifact: Artifact, kind: Literal["run", "dataset", "corpus"]
+) -> Artifact:
     from forge_mcp.serving.lineage import ancestor
 
-    return ancestor(workspace, artifact, "run")
-
-
-def _dataset(workspace: Workspace, run: Artifact) -> Artifact:
-    from forge_mcp.serving.lineage import ancestor
-
-    return ancestor(workspace, run, "dataset")
+    return ancestor(workspace, artifact, kind)
 
 
 def _json(value: Any) -> str:

@@ -220,7 +220,7 @@ def _exam(
     from forge_mcp.judging.answers import Repository
     from forge_mcp.judging.reconstruction import reconstruction_tasks
     from forge_mcp.judging.sitting import Exam
-    from forge_mcp.pipeline.query import encoder_of, retriever, searchable_blocks
+    from forge_mcp.pipeline.retrieving import encoder_of, retriever, searchable_blocks
     from forge_mcp.serving.lineage import ancestor
 
     corpus = ancestor(context.workspace, dataset, "corpus")

@@ -7,7 +7,9 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -15,10 +17,12 @@ from forge_mcp.errors import BadInput, GateRefused, UnsupportedModel
 from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, skill
 from forge_mcp.schemas.base import Schema
 from forge_mcp.settings import ExportingSettings
-from forge_mcp.workspace import Artifact, Workspace, hash_inputs
+from forge_mcp.workspace import Artifact, Workspace, hash_inputs, write_file
 
 if TYPE_CHECKING:
-    from forge_mcp.exporting.parity import HeldOut
+    from forge_mcp.exporting.parity import Parity
+    from forge_mcp.exporting.reference import HeldOut, Reference
+    from forge_mcp.exporting.report import Compared
     from forge_mcp.judging.heldout import Case
     from forge_mcp.judging.results import ScoredAnswer
     from forge_mcp.training.bases import Base
@@ -26,8 +30,23 @@ if TYPE_CHECKING:
 GGUF = "model.gguf"
 MODELFILE = "Modelfile"
 PARITY = "parity.json"
+REPORT = "report.md"
 TOKENIZER = "tokenizer.json"
-MODELFILE_SETTINGS = {"temperature", "top_k", "top_p", "num_ctx", "num_predict"}
+HUGGINGFACE = "huggingface"
+PEFT = "peft"
+GGUF_LORA = "adapter.gguf"
+MODELFILE_SETTINGS = {
+    "temperature",
+    "top_k",
+    "top_p",
+    "repeat_penalty",
+    "seed",
+    "stop",
+    "num_ctx",
+    "num_predict",
+}
+Also = Literal["huggingface", "peft", "gguf_lora"]
+KEPT_AS: dict[Also, str] = {"huggingface": HUGGINGFACE, "peft": PEFT, "gguf_lora": GGUF_LORA}
 
 
 class ExportRequest(SkillRequest):
@@ -36,8 +55,18 @@ class ExportRequest(SkillRequest):
     run: str = Field(description="Id of a run, e.g. 'run-flask-3f9a'.")
     quantization: str | None = Field(
         default=None,
-        description="f32, f16 (exact, largest), q8_0, q6_k, q5_k_m or q4_k_m (smallest, "
+        description="f32, f16 (exact, largest), bf16, q8_0, q6_k, q5_k_m or q4_k_m (smallest, "
         "recommended). Default: the project's.",
+    )
+    also: list[Also] = Field(
+        default_factory=list,
+        description="Keep beside the GGUF: huggingface (the merged model as a folder), peft (the "
+        "adapters for the untouched base), gguf_lora (the same as a GGUF adapter).",
+    )
+    compare: bool = Field(
+        default=False,
+        description="Also write and measure every other quantisation, and keep the table of sizes "
+        "and quality.",
     )
 
 
@@ -54,6 +83,14 @@ class ParitySummary(Schema):
     )
 
 
+class QuantizationRow(ParitySummary):
+    """One quantisation of the run, measured."""
+
+    quantization: str
+    bytes: int
+    passed: bool
+
+
 class ExportResult(SkillResult):
     """A file that passed the parity gate. One that does not is refused and not kept."""
 
@@ -66,7 +103,14 @@ class ExportResult(SkillResult):
         description="For 'ollama create'; null where the system prompt cannot stand in one "
         "(deploy works all the same)."
     )
-    parity: ParitySummary
+    parity: ParitySummary | None = Field(
+        description="Null where the file could not be checked; then it cannot be deployed."
+    )
+    report: str = Field(description="report.md: what was compared, and the table of quantisations.")
+    comparison: list[QuantizationRow] = Field(
+        default_factory=list, description="Every quantisation, largest first, where asked for."
+    )
+    also: dict[str, str] = Field(default_factory=dict, description="What was kept beside it.")
     passed: bool
     reasons: list[str]
     seconds: float
@@ -80,7 +124,8 @@ class ExportResult(SkillResult):
     aliases=("export_model",),
     examples=(
         "forge-mcp export run-flask-3f9a",
-        "forge-mcp export run-flask-3f9a --quantization f16",
+        "forge-mcp export run-flask-3f9a --quantization f16 --also huggingface peft",
+        "forge-mcp export run-flask-3f9a --compare",
     ),
 )
 def export(request: ExportRequest, context: SkillContext) -> ExportResult:
@@ -88,9 +133,9 @@ def export(request: ExportRequest, context: SkillContext) -> ExportResult:
 
     Use this when a run was judged and shall be deployed or given away. Adapters are merged into
     the base, the result is quantised, and the file is compared with the run itself on held-out
-    rows: tokens, rendered chats, next-token distributions, and whether it stops. A file that
-    differs by more than its quantisation allows is refused and not kept. Asked again for the same
-    run and settings, it returns the finished export. Next: `deploy EXPORT`.
+    rows: tokens, rendered chats, next-token distributions, answers, and whether it stops. A file
+    that differs by more than its quantisation allows is refused and not kept. Asked again for the
+    same run and settings, it returns the finished export. Next: `deploy EXPORT`.
     """
     started = time.perf_counter()
     workspace = context.workspace
@@ -104,8 +149,7 @@ def export(request: ExportRequest, context: SkillContext) -> ExportResult:
     check_quantization(quantization)
     dataset = ancestor(workspace, run, "dataset")
     prompt = system_prompt(dataset)
-    serving = context.settings.serving
-    sampling = serving.model_dump(include=MODELFILE_SETTINGS)
+    sampling = context.settings.serving.model_dump(include=MODELFILE_SETTINGS)
     settings = {
         "exporting": context.settings.exporting.model_dump() | {"quantization": quantization},
         "serving": sampling,
@@ -117,6 +161,8 @@ def export(request: ExportRequest, context: SkillContext) -> ExportResult:
             "run": run.manifest.inputs_hash,
             "settings": settings,
             "system_prompt": prompt,
+            "also": sorted(request.also),
+            "compare": request.compare,
             "versions": [GGUF_VERSION, PARITY_VERSION],
         }
     )
@@ -127,41 +173,29 @@ def export(request: ExportRequest, context: SkillContext) -> ExportResult:
 
     export_id = workspace.new_id("export", context.project, inputs_hash)
     with workspace.stage("export", context.project) as staged:
-        gguf = staged.path / GGUF
-        parity = _write_and_check(run, dataset, staged.path, quantization, context)
-        if not parity["passed"]:
-            raise GateRefused(
-                f"The {quantization} export of {run.id} is not the model that was trained.",
-                cause="; ".join(parity["reasons"])
-                + f" (agreement {parity['argmax_agreement']:.1%}, KL {parity['mean_kl']:.4f} on "
-                f"{parity['tokens_compared']} tokens)",
-                next_step="Nothing was kept or deployed. Where weights differ, export with less "
-                "quantisation (--quantization q6_k, q8_0 or f16); where tokens or chats differ, "
-                "train on another base.",
-            )
-        (staged.path / PARITY).write_text(json.dumps(parity, indent=2) + "\n", encoding="utf-8")
+        folder = staged.path
+        done = _Exporter(run, dataset, folder, quantization, context).make(
+            set(request.also), compare=request.compare
+        )
+        text = _modelfile(export_id.removeprefix("export-"), prompt, sampling, context)
+        if text is not None:
+            write_file(folder / MODELFILE, text)
         target = workspace.folder("export") / export_id
         result = ExportResult(
             export_id=export_id,
             path=str(target),
             gguf=str(target / GGUF),
-            bytes=gguf.stat().st_size,
+            bytes=(folder / GGUF).stat().st_size,
             quantization=quantization,
-            modelfile=None,
-            parity=ParitySummary(
-                argmax_agreement=parity["argmax_agreement"],
-                mean_kl=parity["mean_kl"],
-                answers=parity["answers"],
-            ),
-            passed=True,
-            reasons=[],
-            seconds=0.0,
+            modelfile=str(target / MODELFILE) if text is not None else None,
+            parity=done.summary(),
+            report=str(target / REPORT),
+            comparison=done.rows(),
+            also={name: str(target / KEPT_AS[name]) for name in sorted(set(request.also))},
+            passed=done.unchecked is None,
+            reasons=[] if done.unchecked is None else [f"it was not checked: {done.unchecked}"],
+            seconds=round(time.perf_counter() - started, 3),
         )
-        text = _modelfile(export_id.removeprefix("export-"), prompt, sampling, context)
-        if text is not None:
-            (staged.path / MODELFILE).write_text(text, encoding="utf-8")
-            result.modelfile = str(target / MODELFILE)
-        result.seconds = round(time.perf_counter() - started, 3)
         artifact = staged.commit(
             id=export_id,
             inputs_hash=inputs_hash,
@@ -173,76 +207,227 @@ def export(request: ExportRequest, context: SkillContext) -> ExportResult:
     return ExportResult.model_validate(artifact.manifest.result)
 
 
-def _write_and_check(
-    run: Artifact, dataset: Artifact, folder: Any, quantization: str, context: SkillContext
-) -> dict[str, Any]:
-    """Write model.gguf and tokenizer.json into `folder`; returns what parity.json holds."""
-    from forge_mcp.exporting.fuse import merge_adapters_to_base
-    from forge_mcp.exporting.gguf import convert_to_gguf
-    from forge_mcp.exporting.parity import check_parity
-    from forge_mcp.judging.answers import Repository, RuntimeBackend, score_answers
-    from forge_mcp.schemas.code_blocks import CodeBlock
-    from forge_mcp.serving.llamacpp import LlamaCppChat
-    from forge_mcp.training.run import load_run
+class _Exporter:
+    """One export, step by step, into a staged folder.
 
-    settings, serving = context.settings.exporting, context.settings.serving
-    held_out, cases = _held_out(dataset, settings, context)
-    repository = Repository(map(CodeBlock.model_validate, dataset.rows("documents.jsonl")))
-    context.progress(0, 3, "merging adapters into the base")
-    loaded = load_run(run)
-    fused = merge_adapters_to_base(
-        loaded, folder / "fused", "float32" if quantization == "f32" else "float16"
-    )
-    context.progress(1, 3, f"writing {quantization}")
-    gguf = convert_to_gguf(
-        fused,
-        folder / GGUF,
-        quantization,
-        name=context.project,
-        threads=serving.threads,
-        progress=lambda done, total: context.check(),
-    )
-    shutil.copyfile(fused / TOKENIZER, folder / TOKENIZER)
-    shutil.rmtree(fused)
-    context.progress(2, 3, "checking the file against the run")
-    runtime = LlamaCppChat(gguf, num_ctx=serving.num_ctx, threads=serving.threads)
+    `file` and `others` are what was measured; `unchecked` why nothing could be.
+    """
 
-    def score(places: Sequence[int]) -> list[ScoredAnswer]:
-        return score_answers(
-            RuntimeBackend(runtime),
-            [cases[place] for place in places],
-            repository,
-            context.settings.judging.max_tokens,
-            lambda done, of: context.progress(2, 3, f"answer {done}/{of}"),
+    def __init__(
+        self,
+        run: Artifact,
+        dataset: Artifact,
+        folder: Path,
+        quantization: str,
+        context: SkillContext,
+    ) -> None:
+        from forge_mcp.exporting.llamacpp import missing
+
+        self._run, self._dataset, self._folder = run, dataset, folder
+        self._quantization, self._context = quantization, context
+        self._cases: list[Case] = []
+        self._step, self._steps, self._now = 0, 0, ""
+        self.unchecked = missing()
+        self.file: Compared | None = None
+        self.others: list[Compared] = []
+
+    def make(self, also: set[Also], *, compare: bool) -> _Exporter:
+        """Write all files.
+
+        Raises:
+            GateRefused: the file is not the model that was trained.
+        """
+        from forge_mcp.exporting.quantize import QUANTIZATIONS
+        from forge_mcp.exporting.report import export_report
+
+        measured = 0 if self.unchecked else len(QUANTIZATIONS) if compare else 1
+        self._steps = 2 + 2 * measured + len(also - {"huggingface"})
+        reference = self._measure_run() if measured else None
+        fused = self._fuse()
+        shutil.copyfile(fused / TOKENIZER, self._folder / TOKENIZER)
+        self._convert(fused, GGUF, self._quantization)
+        if reference is not None:
+            self.file = self._check(reference, GGUF, self._quantization)
+            self._require_passed(self.file.parity)
+            for quantization in QUANTIZATIONS if compare else ():
+                if quantization != self._quantization:
+                    self._convert(fused, "other.gguf", quantization)
+                    self.others.append(self._check(reference, "other.gguf", quantization))
+                    (self._folder / "other.gguf").unlink()
+            (self._folder / "logits.f32").unlink()
+            write_file(self._folder / PARITY, _json(self.file.parity.as_dict()))
+        else:
+            self._context.log(f"The file is not checked: {self.unchecked}.", warning=True)
+        write_file(
+            self._folder / REPORT,
+            export_report(
+                f"{self._quantization} of {self._run.id}", self.file, self.others, self.unchecked
+            ),
         )
+        if "huggingface" not in also:
+            shutil.rmtree(fused)
+        self._write_adapters(also)
+        return self
 
-    try:
-        parity = check_parity(
+    def summary(self) -> ParitySummary | None:
+        """Of the exported file."""
+        return _summary(self.file.parity) if self.file else None
+
+    def rows(self) -> list[QuantizationRow]:
+        """Every quantisation, largest first; none where no others were asked for."""
+        if self.file is None or not self.others:
+            return []
+        return [
+            QuantizationRow(
+                **_summary(one.parity).model_dump(),
+                quantization=one.parity.quantization,
+                bytes=one.bytes,
+                passed=one.parity.passed,
+            )
+            for one in sorted([self.file, *self.others], key=lambda one: -one.bytes)
+        ]
+
+    def _measure_run(self) -> Reference:
+        """What the run itself computes; it is unloaded again."""
+        from forge_mcp.exporting.reference import measure_run
+        from forge_mcp.judging.answers import MlxBackend
+        from forge_mcp.machine import mlx
+        from forge_mcp.training.run import load_run
+
+        context, settings = self._context, self._context.settings
+        held_out, self._cases = _held_out(self._dataset, settings.exporting, context)
+        self._begin("reading the run")
+        loaded = load_run(self._run)
+        reference = measure_run(
             loaded.model,
             loaded.tokenizer,
-            gguf,
-            runtime,
             held_out,
-            settings,
-            score,
-            quantization=quantization,
-            context=serving.num_ctx,
-            threads=serving.threads,
-            progress=lambda message: context.progress(2, 3, message),
+            self._folder / "logits.f32",
+            positions=settings.exporting.parity_tokens,
+            context=settings.serving.num_ctx,
+            answer=partial(
+                self._answers,
+                MlxBackend(loaded.model, loaded.tokenizer, settings.serving.num_ctx),
+            ),
+            progress=self._say,
         )
-    finally:
-        runtime.close()
-    if parity.answers_asked and not parity.answers_stopped:
-        context.log("No generated answer ended by itself: the model rambles.", warning=True)
-    context.progress(3, 3, "done")
-    return parity.as_dict()
+        del loaded
+        mlx().clear_cache()
+        return reference
+
+    def _fuse(self) -> Path:
+        from forge_mcp.exporting.fuse import merge_adapters_to_base
+        from forge_mcp.training.merging import open_merged
+
+        self._begin("merging adapters into the base")
+        dtype: Literal["float16", "float32"] = (
+            "float32" if self._quantization == "f32" else "float16"
+        )
+        return merge_adapters_to_base(
+            open_merged(self._run), self._folder / HUGGINGFACE, dtype, progress=self._tick
+        )
+
+    def _convert(self, fused: Path, name: str, quantization: str) -> None:
+        from forge_mcp.exporting.gguf import convert_to_gguf
+
+        self._begin(f"writing {quantization}")
+        convert_to_gguf(
+            fused,
+            self._folder / name,
+            quantization,
+            name=self._context.project,
+            threads=self._context.settings.serving.threads,
+            progress=self._tick,
+        )
+
+    def _check(self, reference: Reference, name: str, quantization: str) -> Compared:
+        from forge_mcp.exporting.parity import check_parity
+        from forge_mcp.exporting.report import Compared
+        from forge_mcp.judging.answers import RuntimeBackend
+        from forge_mcp.serving.llamacpp import LlamaCppChat
+
+        self._begin(f"checking {quantization} against the run")
+        settings, path = self._context.settings, self._folder / name
+        serving = settings.serving
+        runtime = LlamaCppChat(path, num_ctx=serving.num_ctx, threads=serving.threads)
+        try:
+            parity = check_parity(
+                reference,
+                path,
+                runtime,
+                settings.exporting,
+                partial(self._answers, RuntimeBackend(runtime)),
+                quantization=quantization,
+                context=serving.num_ctx,
+                threads=serving.threads,
+                progress=self._say,
+            )
+        finally:
+            runtime.close()
+        return Compared(parity, path.stat().st_size, _parameters(self._folder / HUGGINGFACE))
+
+    def _answers(self, backend: Any, places: Sequence[int]) -> list[ScoredAnswer]:
+        """Has a model answer the first of some held-out questions, and judges what it says."""
+        from forge_mcp.judging.answers import Repository, score_answers
+        from forge_mcp.schemas.code_blocks import CodeBlock
+
+        settings = self._context.settings
+        cases = [self._cases[place] for place in places[: settings.exporting.parity_answers]]
+        blocks = map(CodeBlock.model_validate, self._dataset.rows("documents.jsonl"))
+        return score_answers(
+            backend,
+            cases,
+            Repository(blocks),
+            settings.judging.max_tokens,
+            lambda done, of: self._say(f"answer {done}/{of}"),
+        )
+
+    def _require_passed(self, parity: Parity) -> None:
+        if not parity.passed:
+            raise GateRefused(
+                f"The {parity.quantization} export of {self._run.id} is not the model that was "
+                "trained.",
+                cause="; ".join(parity.reasons)
+                + f" (agreement {parity.argmax_agreement:.1%}, KL {parity.mean_kl:.4f} on "
+                f"{parity.tokens_compared} tokens)",
+                next_step="Nothing was kept or deployed. Where weights differ, export with less "
+                "quantisation (--quantization q6_k, q8_0 or f16); where tokens or chats differ, "
+                "train on another base.",
+            )
+        if parity.answers_asked and not parity.answers_stopped:
+            self._context.log(
+                "No generated answer ended by itself: the model rambles.", warning=True
+            )
+
+    def _write_adapters(self, also: set[Also]) -> None:
+        from forge_mcp.exporting.gguf_lora import export_gguf_lora
+        from forge_mcp.exporting.peft import export_peft
+
+        if "peft" in also:
+            self._begin("writing the adapters for PEFT")
+            export_peft(self._run, self._folder / PEFT)
+        if "gguf_lora" in also:
+            self._begin("writing the adapters as GGUF")
+            export_gguf_lora(self._run, self._folder / GGUF_LORA)
+
+    def _begin(self, what: str) -> None:
+        """The next step."""
+        self._step, self._now = self._step + 1, what
+        self._context.progress(self._step, self._steps, what)
+
+    def _say(self, more: str) -> None:
+        """What a step is at."""
+        self._context.progress(self._step, self._steps, f"{self._now}: {more}")
+
+    def _tick(self, done: int, of: int) -> None:
+        self._say(f"tensor {done}/{of}")
 
 
 def _held_out(
     dataset: Artifact, settings: ExportingSettings, context: SkillContext
 ) -> tuple[HeldOut, list[Case]]:
     """A sample of rows that the run was not trained on: the test split, else the valid split."""
-    from forge_mcp.exporting.parity import POSITIONS_PER_ROW, HeldOut
+    from forge_mcp.exporting.reference import POSITIONS_PER_ROW, HeldOut
     from forge_mcp.judging.heldout import held_out, sample
 
     size = max(settings.parity_answers, math.ceil(2 * settings.parity_tokens / POSITIONS_PER_ROW))
@@ -270,6 +455,24 @@ def system_prompt(dataset: Artifact) -> str:
         f"{dataset.id} has no row with a system prompt.",
         next_step="Make it anew: forge-mcp synthesize CORPUS.",
     )
+
+
+def _summary(parity: Parity) -> ParitySummary:
+    return ParitySummary(
+        argmax_agreement=parity.argmax_agreement, mean_kl=parity.mean_kl, answers=parity.answers
+    )
+
+
+def _parameters(folder: Path) -> int:
+    """Numbers that a fused folder holds."""
+    from forge_mcp.exporting.tensors import SafetensorsFolder
+
+    tensors = SafetensorsFolder(folder)
+    return sum(math.prod(tensors.shape(name)) for name in tensors.names())
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"
 
 
 def _modelfile(

@@ -33,6 +33,7 @@ from forge_mcp.errors import Cancelled, ForgeError, NotFound
 from forge_mcp.locks import FileLock, is_held
 from forge_mcp.pipeline.context import ALL_PROJECTS
 from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, skill
+from forge_mcp.pipeline.tryout import remove_abandoned
 from forge_mcp.schemas.base import Schema
 from forge_mcp.schemas.jobs import JobProgress, JobSpec
 from forge_mcp.schemas.manifests import ArtifactKind
@@ -175,6 +176,7 @@ def gc(request: GcRequest, context: SkillContext) -> GcResult:
     with FileLock(workspace.home / "locks" / "gc") as lock:
         if request.apply:
             lock.wait(context.check, lambda: context.log("Another gc is at work; waiting for it."))
+            remove_abandoned(context)
         house = _survey(workspace)
         jobs = list(_running_jobs(workspace.home))
         leftovers, waiting = _leftovers(jobs, request, context)

@@ -1,28 +1,39 @@
-"""The skill `query`: a question about the repository, answered by the deployed model."""
+"""The skill `query`: a question about the repository, answered by the deployed model.
+
+`answer_chat` is the way of every face: the skill's own, and a chat with its earlier turns.
+"""
 
 from __future__ import annotations
 
-import threading
+import itertools
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from forge_mcp.errors import BadInput
-from forge_mcp.pipeline.export import GGUF, TOKENIZER
+from forge_mcp.pipeline.grounding import Citation, Grounding, ground
+from forge_mcp.pipeline.retrieving import forget, retrieve
 from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, skill
 from forge_mcp.schemas.base import Schema
-from forge_mcp.schemas.code_blocks import CodeBlock, RejectedBlock
-from forge_mcp.schemas.prompt import find_quote, parse_answer, render_messages
-from forge_mcp.workspace import Artifact
+from forge_mcp.schemas.code_blocks import CodeBlock
+from forge_mcp.schemas.prompt import (
+    escape,
+    parse_answer,
+    render_answer,
+    render_messages,
+    render_question,
+)
+from forge_mcp.schemas.raft_examples import Message
 
 if TYPE_CHECKING:
-    from forge_mcp.retrieval.encoder import Encoder
-    from forge_mcp.retrieval.ranking import Ranking
-    from forge_mcp.serving.chat import Chat
+    from forge_mcp.serving.chat import Chat, OnText
 
 SPARE = 3  # candidates looked at for each document wanted, because long ones are left out
-SECRET = "secret"  # noqa: S105 - the reason for which a block is never shown to a model
+LONG_LIVED = ("mcp", "rest")  # faces that share a model's server; others load it themselves
+NOTHING_MATCHES = "Nothing in this repository matches the question."
 
 
 class QueryRequest(SkillRequest):
@@ -30,6 +41,12 @@ class QueryRequest(SkillRequest):
 
     text: str = Field(
         min_length=1, description="The question, in plain words; names in back-ticks."
+    )
+    history: list[Message] = Field(
+        default_factory=list,
+        description="Earlier turns of the chat, oldest first: the user's questions and the "
+        "assistant's answers, in turn. On the command line one --history a turn, as JSON: "
+        '{"role": "user", "content": "..."}.',
     )
     model: str | None = Field(
         default=None, description="A deployed model's name. Default: the active one."
@@ -42,18 +59,21 @@ class QueryRequest(SkillRequest):
         "project's.",
     )
 
+    @field_validator("history", mode="before")
+    @classmethod
+    def _from_json(cls, value: object) -> object:
+        """The command line gives text."""
+        if not isinstance(value, list):
+            return value
+        return [Message.model_validate_json(one) if isinstance(one, str) else one for one in value]
 
-class Place(Schema):
-    """Lines of a file, 1-based and inclusive."""
+
+class Source(Schema):
+    """A block that was given to the model. Lines are 1-based and inclusive."""
 
     path: str
     start_line: int
     end_line: int
-
-
-class Source(Place):
-    """A block that was given to the model."""
-
     name: str
 
 
@@ -63,13 +83,31 @@ class QueryResult(SkillResult):
     answer: str = Field(
         description="The final answer, or all that the model wrote where it gave none."
     )
-    reasoning: str
-    citations: list[Place]
-    unverified_quotes: int = Field(description="Quotes that stand in none of the sources.")
-    sources: list[Source]
+    found: bool = Field(
+        description="False: the model says that the code it was given does not tell, or nothing "
+        "in the repository matches the question (then no model was asked)."
+    )
+    reasoning: str = ""
+    citations: list[Citation] = Field(default_factory=list)
+    unverified_quotes: int = Field(
+        default=0, description="Quotes that stand in none of the sources."
+    )
+    grounding: Grounding = Field(
+        default="none",
+        description="quoted: every quote of the answer stands in the sources; partly: some do; "
+        "invented: none does, so do not trust it; none: it quotes nothing.",
+    )
+    sources: list[Source] = Field(default_factory=list)
     complete: bool = Field(description="Whether the model came to a final answer and stopped.")
+    notes: list[str] = Field(
+        default_factory=list,
+        description="What to know of this answer, e.g. that earlier turns were left out.",
+    )
     model: str
     target: Literal["llamacpp", "ollama"]
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    retrieval_seconds: float
     seconds: float
 
 
@@ -83,114 +121,158 @@ def query(request: QueryRequest, context: SkillContext) -> QueryResult:
     """Answer a question about the repository with its own deployed model, and cite the code.
 
     Use this for questions about this code base that a local model shall answer. The nearest code
-    blocks are retrieved and given to the model; citations are quotes that were found word for
-    word in them, with path and lines, so that you can check. A model this small can be wrong:
-    trust an answer with citations more than one without.
+    blocks are retrieved and given to the model, those that the question names first; citations are
+    quotes that were found word for word in them, with path and lines, so that you can check
+    (`stale`: the file has changed there since). A model this small can be wrong: trust an answer
+    with citations more than one without. Give `history` for a question that follows up.
+    """
+    return answer_chat(
+        [*request.history, Message(role="user", content=request.text)],
+        context,
+        model=request.model,
+        max_documents=request.max_documents,
+    )
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question that was asked before, and its answer."""
+
+    question: str
+    answer: str
+
+    def messages(self) -> list[Message]:
+        """As the model is shown it: without its documents, and of the answer what came out."""
+        final = parse_answer(self.answer).final_answer or self.answer
+        return [
+            Message(role="user", content=render_question([], self.question)),
+            Message(role="assistant", content=render_answer("", escape(final.strip()))),
+        ]
+
+
+def answer_chat(
+    messages: Sequence[Message],
+    context: SkillContext,
+    on_text: OnText | None = None,
+    *,
+    model: str | None = None,
+    max_documents: int | None = None,
+) -> QueryResult:
+    """Answer the last turn of a chat about the repository.
+
+    Documents are retrieved for the newest question, and given for it alone; one that names nothing
+    of its own is looked up with the words of the question that it follows up on. Where the context
+    does not hold all turns, the oldest are left out, and the result's notes say so.
+
+    Args:
+        messages: user and assistant in turn, the newest question last. System messages at the
+            beginning are laid behind the project's own system prompt.
+        context: the project and its settings; is told the text as it comes (`progress` events).
+        on_text: is given each piece of text too. What it raises ends the answer.
+        model: a deployed model's name; the active one by default.
+        max_documents: see `QueryRequest`.
+
+    Raises:
+        BadInput: the chat is not of that form, or its newest question is longer than the context.
+        NotFound: no model is deployed, or none of that name.
+        ForgeError: retrieval or the model's runtime failed.
     """
     started = time.perf_counter()
-    from forge_mcp.serving.chat import Deployed, Sampling, open_chat
-    from forge_mcp.serving.lineage import ancestor
+    from forge_mcp.pipeline.tryout import deployed
+    from forge_mcp.serving.chat import Sampling, open_chat
+    from forge_mcp.serving.lineage import corpus_of
     from forge_mcp.serving.registry import find_deployment, get_active_model
 
+    def tell(text: str) -> None:
+        context.emit("progress", text=text)
+        if on_text is not None:
+            on_text(text)
+
     workspace, settings = context.workspace, context.settings
-    if not request.text.strip():
-        raise BadInput("The question is empty.", next_step="Ask something about the code.")
+    system, turns, question = _taken_apart(messages)
     deployment = (
         get_active_model(workspace, context.project)
-        if request.model is None
-        else find_deployment(workspace, context.project, request.model)
+        if model is None
+        else find_deployment(workspace, context.project, model)
     )
     artifact = workspace.load(deployment.id, "deployment")
     export = workspace.load(deployment.export, "export")
-    corpus = ancestor(workspace, artifact, "corpus")
-    prompt = artifact.manifest.settings["system_prompt"]
+    prompt = "\n\n".join([artifact.manifest.settings["system_prompt"], *system])
 
-    wanted = (
-        settings.retrieval.documents if request.max_documents is None else request.max_documents
-    )
+    notes: list[str] = []
     candidates: list[CodeBlock] = []
-    if wanted:
-        hits = retriever(corpus, context).search(request.text, wanted * SPARE)
-        candidates = [block for block, _ in hits]
-    context.log(f"Asking {deployment.model} ({deployment.target}).")
-    chat = open_chat(
-        Deployed(deployment.model, deployment.target, export.file(GGUF), export.file(TOKENIZER)),
-        settings.serving,
-    )
-    documents = _fitting(chat, candidates, wanted, request.text, prompt, context)
-    reply = chat.chat(
-        render_messages(documents, request.text, system_prompt=prompt),
-        Sampling.of(settings.serving),
-        on_text=lambda text: context.emit("progress", text=text),
-    )
+    relevant = True
+    wanted = settings.retrieval.documents if max_documents is None else max_documents
+    corpus = corpus_of(workspace, artifact) if wanted else None
+    before = time.perf_counter()
+    if corpus is not None:
+        context.progress(0, 3, "Looking for the code that it is about")
+        searched = _with_its_subject(question, turns)
+        found = retrieve(searched, wanted * SPARE, corpus, context)
+        candidates, relevant = found.blocks, found.relevant
+        if found.unknown_names:
+            names = ", ".join(f"`{name}`" for name in found.unknown_names)
+            notes.append(f"No definition in this repository is called {names}.")
+    elif wanted:
+        notes.append(
+            "The model was asked without documents: its code is not on this machine. Run "
+            "'forge-mcp extract' in the repository for answers that cite it."
+        )
+    retrieval_seconds = time.perf_counter() - before
 
-    parsed = parse_answer(reply.text)
-    found = [find_quote(quoted, documents) for quoted in parsed.quotes]
-    places = [
-        Place(path=cited.block.path, start_line=cited.start_line, end_line=cited.end_line)
-        for cited in found
-        if cited is not None
-    ]
-    return QueryResult.model_validate(
-        {
-            "answer": parsed.final_answer if parsed.complete else reply.text.strip(),
-            "reasoning": parsed.reasoning if parsed.complete else "",
-            "citations": list({repr(place): place for place in places}.values()),
-            "unverified_quotes": found.count(None),
-            "sources": [
-                Source(
-                    path=block.path,
-                    start_line=block.start_line,
-                    end_line=block.end_line,
-                    name=block.qualified_name,
-                )
-                for block in documents
-            ],
-            "complete": parsed.complete and reply.stopped,
+    def finished(**answer: Any) -> QueryResult:
+        for note in notes:
+            context.log(note)
+        fields = answer | {
+            "notes": notes,
             "model": deployment.model,
             "target": deployment.target,
+            "retrieval_seconds": round(retrieval_seconds, 4),
             "seconds": round(time.perf_counter() - started, 3),
         }
+        return QueryResult.model_validate(fields)
+
+    if not relevant:
+        tell(NOTHING_MATCHES)
+        return finished(answer=NOTHING_MATCHES, found=False, complete=True)
+    context.progress(1, 3, f"Asking {deployment.model} ({deployment.target})")
+    chat = open_chat(
+        deployed(deployment.model, deployment.target, export, context),
+        settings.serving,
+        shared_in=workspace if context.face in LONG_LIVED else None,
+        say=context.log,
+        check=context.check,
     )
-
-
-def _fitting(
-    chat: Chat,
-    candidates: list[CodeBlock],
-    wanted: int,
-    question: str,
-    prompt: str,
-    context: SkillContext,
-) -> list[CodeBlock]:
-    """The best candidates that fit the context beside the answer; those left out are told.
-
-    Raises:
-        BadInput: the question alone does not fit.
-    """
-    serving = context.settings.serving
-    room = serving.num_ctx - serving.num_predict
-
-    def tokens(documents: list[CodeBlock]) -> int:
-        return chat.count_tokens(render_messages(documents, question, system_prompt=prompt))
-
-    alone = tokens([])
-    if alone > room:
-        raise BadInput(
-            "The question is longer than the model's context.",
-            cause=f"{alone} tokens; {room} fit beside an answer of {serving.num_predict}",
-            next_step="Shorten it, raise serving.num_ctx, or lower serving.num_predict.",
+    fitted = _fitted(chat, prompt, turns, question, candidates, wanted, context)
+    if fitted.dropped:
+        notes.append(
+            f"The oldest {fitted.dropped} of {len(turns)} earlier questions did not fit the "
+            "model's context and were left out."
         )
-    chosen: list[CodeBlock] = []
-    for block in candidates:
-        if len(chosen) == wanted:
-            break
-        if tokens([*chosen, block]) <= room:
-            chosen.append(block)
-        else:
-            context.log(
-                f"Left out {block.path}:{block.start_line}-{block.end_line}: it does not fit."
+    context.progress(2, 3, f"Reading {fitted.tokens} tokens")
+    reply = chat.chat(fitted.messages, Sampling.of(settings.serving), on_text=tell)
+
+    grounded = ground(reply.text, fitted.documents, context.repository, settings.mining)
+    return finished(
+        answer=grounded.answer,
+        found=grounded.found,
+        complete=grounded.complete and reply.stopped,
+        reasoning=grounded.reasoning,
+        citations=grounded.citations,
+        unverified_quotes=grounded.unverified_quotes,
+        grounding=grounded.grounding,
+        sources=[
+            Source(
+                path=block.path,
+                start_line=block.start_line,
+                end_line=block.end_line,
+                name=block.qualified_name,
             )
-    return chosen
+            for block in fitted.documents
+        ],
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.completion_tokens,
+    )
 
 
 def release() -> None:
@@ -198,71 +280,107 @@ def release() -> None:
     from forge_mcp.serving.chat import unload
 
     unload()
-    with _indexing:
-        _retrievers.clear()
-        _encoders.clear()
+    forget()
 
 
-# The last ones stay, so that the next question finds them loaded.
-_retrievers: dict[str, Ranking] = {}
-_encoders: dict[str, Encoder | None] = {}
-_indexing = threading.Lock()
-
-
-def retriever(corpus: Artifact, context: SkillContext) -> Ranking:
-    """What retrieval.method says, over every block of a corpus but those with secrets.
-
-    Vectors that no index holds yet are made at the first question, which may take minutes.
+def _taken_apart(messages: Sequence[Message]) -> tuple[list[str], list[Turn], str]:
+    """The system messages' texts, the earlier turns, and the newest question of a chat.
 
     Raises:
-        InvalidSettings, NotFound, UnsupportedModel, Unavailable: the encoder cannot be loaded.
-        OutOfSpace, ForgeError: the index of vectors cannot be written.
+        BadInput: it is not user and assistant in turn with a question at its end.
     """
-    from forge_mcp.retrieval.opening import open_retriever
-    from forge_mcp.retrieval.vectors import Reporting
+    system = list(itertools.takewhile(lambda message: message.role == "system", messages))
+    rest = messages[len(system) :]
+    roles = [message.role for message in rest]
+    wanted = [("user", "assistant")[place % 2] for place in range(len(rest))]
+    if roles != wanted or len(rest) % 2 == 0:
+        raise BadInput(
+            "The chat cannot be answered: its turns are not in order.",
+            cause=f"after {len(system)} system messages come: {', '.join(roles) or 'none'}",
+            next_step="Give user and assistant in turn, beginning with the user and ending with "
+            "the user's new question.",
+        )
+    question = rest[-1].content.strip()
+    if not question:
+        raise BadInput("The question is empty.", next_step="Ask something about the code.")
+    turns = [
+        Turn(asked.content, answered.content)
+        for asked, answered in zip(rest[:-1:2], rest[1:-1:2], strict=True)
+    ]
+    return [message.content for message in system], turns, question
 
-    settings = context.settings
-    with _indexing:
-        encoder = encoder_of(context)
-        mark = encoder.fingerprint if encoder else ""
-        key = f"{corpus.path}:{corpus.manifest.inputs_hash}:{settings.retrieval.method}:{mark}"
-        if key not in _retrievers:
-            _retrievers.clear()
-            _retrievers[key] = open_retriever(
-                searchable_blocks(corpus),
-                settings,
-                encoder,
-                cache=context.workspace.home / "cache" / "retrieval",
-                project=corpus.manifest.project,
-                reporting=Reporting(
-                    progress=lambda done, total: context.progress(
-                        done, total, "Indexing for retrieval"
-                    ),
-                    say=context.log,
-                    check=context.check,
-                ),
+
+def _with_its_subject(question: str, turns: Sequence[Turn]) -> str:
+    """What is looked up for a question: with it the earlier ones, back to one that names something.
+
+    A question that names a definition stands for itself.
+    """
+    from forge_mcp.retrieval.relevance import names_in
+
+    parts = [question]
+    for turn in reversed(turns):
+        if names_in(parts[0]):
+            break
+        parts.insert(0, turn.question)
+    return "\n".join(parts)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What is given to the model. `tokens`: of the whole prompt; `dropped`: turns left out."""
+
+    messages: list[Message]
+    documents: list[CodeBlock]
+    tokens: int
+    dropped: int
+
+
+def _fitted(
+    chat: Chat,
+    prompt: str,
+    turns: Sequence[Turn],
+    question: str,
+    candidates: Sequence[CodeBlock],
+    wanted: int,
+    context: SkillContext,
+) -> Fitted:
+    """What fits the context beside an answer: the question first, then the turn before it, the
+    best documents, and the other turns from the newest on. Documents left out are told.
+
+    Raises:
+        BadInput: the question alone does not fit.
+    """
+    serving = context.settings.serving
+    room = min(chat.context, serving.num_ctx) - serving.num_predict
+
+    def written(kept: int, documents: Sequence[CodeBlock]) -> list[Message]:
+        earlier = [message for turn in turns[len(turns) - kept :] for message in turn.messages()]
+        alone = render_messages(documents, question, system_prompt=prompt)
+        return [*alone[:-1], *earlier, alone[-1]]
+
+    def tokens(kept: int, documents: Sequence[CodeBlock]) -> int:
+        return chat.count_tokens(written(kept, documents))
+
+    alone = tokens(0, [])
+    if alone > room:
+        raise BadInput(
+            "The question is longer than the model's context.",
+            cause=f"{alone} tokens; {room} fit beside an answer of {serving.num_predict}",
+            next_step="Shorten it, raise serving.num_ctx, or lower serving.num_predict.",
+        )
+    kept = 1 if turns and tokens(1, []) <= room else 0
+    documents: list[CodeBlock] = []
+    for block in candidates:
+        context.check()
+        if len(documents) == wanted:
+            break
+        if tokens(kept, [*documents, block]) <= room:
+            documents.append(block)
+        else:
+            context.log(
+                f"Left out {block.path}:{block.start_line}-{block.end_line}: it does not fit."
             )
-        return _retrievers[key]
-
-
-def encoder_of(context: SkillContext) -> Encoder | None:
-    """What `open_encoder` gives for the settings; one for other settings takes its place."""
-    from forge_mcp.retrieval.opening import open_encoder
-
-    chosen, host = context.settings.retrieval, context.settings.serving.ollama_host
-    key = f"{chosen.method}:{chosen.encoder}:{context.repository}:{host}"
-    if key not in _encoders:
-        _encoders.clear()
-        _encoders[key] = open_encoder(context.settings, context.repository)
-    return _encoders[key]
-
-
-def searchable_blocks(corpus: Artifact) -> list[CodeBlock]:
-    """Every block of a corpus but those with secrets."""
-    blocks = [CodeBlock.model_validate(row) for row in corpus.rows("blocks.jsonl")]
-    for row in corpus.rows("rejected.jsonl"):
-        rejected = RejectedBlock.model_validate(row)
-        if SECRET not in rejected.reasons:
-            fields: dict[str, Any] = rejected.model_dump(exclude={"reasons"})
-            blocks.append(CodeBlock.model_validate(fields))
-    return blocks
+    while 0 < kept < len(turns) and tokens(kept + 1, documents) <= room:
+        kept += 1
+    messages = written(kept, documents)
+    return Fitted(messages, documents, tokens(kept, documents), len(turns) - kept)

@@ -43,6 +43,7 @@ MODULES = (
     "export",
     "deploy",
     "models",
+    "bundle",
     "query",
     "retrain",
     "pull",
@@ -51,6 +52,7 @@ MODULES = (
 )
 
 Scope = Literal["project", "anywhere", "all"]
+Face = Literal["python", "cli", "mcp", "rest", "job"]
 EventSink = Callable[[Event], None]
 
 
@@ -64,7 +66,10 @@ class SkillRequest(Schema):
 
 @dataclass(frozen=True)
 class SkillContext:
-    """Where a skill runs, how it tells of its work, and how it learns that it shall stop."""
+    """Where a skill runs, how it tells of its work, and how it learns that it shall stop.
+
+    `face` is the way it was called: what is deployed remembers it.
+    """
 
     workspace: Workspace
     settings: Settings
@@ -73,6 +78,7 @@ class SkillContext:
     sink: EventSink = lambda event: None
     cancel: threading.Event = field(default_factory=threading.Event)
     stage: str = ""
+    face: Face = "python"
 
     def for_stage(self, stage: str) -> SkillContext:
         """The same context for a named part of the work."""

@@ -15,7 +15,6 @@ same numbers in every process.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,40 +43,6 @@ class LoadedRun:
     base_path: Path
     config: dict[str, Any]
 
-    def fused_weights(self) -> Iterator[tuple[str, Any]]:
-        """(Hugging Face name, float32 array) of every tensor of the merged model, one at a time.
-
-        Adapted layers: dequantised residual + scaling * B A, with DoRA's magnitude. All others: as
-        the base has them, dequantised where the base is quantised. A tied head is not repeated.
-        """
-        from forge_mcp.training.adapters import AdapterLinear
-
-        mx = machine.mlx()
-        import mlx.nn as nn
-        from mlx.utils import tree_flatten
-
-        for path, module in self.model.named_modules():
-            if isinstance(module, AdapterLinear):
-                yield f"{path}.weight", module.merged()
-            elif isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
-                yield (
-                    f"{path}.weight",
-                    mx.dequantize(
-                        module.weight,
-                        module.scales,
-                        module.get("biases"),
-                        group_size=module.group_size,
-                        bits=module.bits,
-                        mode=module.mode,
-                    ).astype(mx.float32),
-                )
-            elif not module.children():
-                for name, array in tree_flatten(module.parameters()):
-                    yield f"{path}.{name}", array.astype(mx.float32)
-                continue
-            if "bias" in module:
-                yield f"{path}.bias", module.bias.astype(mx.float32)
-
 
 def read_config(artifact: Artifact) -> dict[str, Any]:
     """A run's adapter_config.json.
@@ -90,20 +55,31 @@ def read_config(artifact: Artifact) -> dict[str, Any]:
     return config
 
 
-def load_run(artifact: Artifact) -> LoadedRun:
-    """Open a run. Every file that is read is compared with its checksum first.
+def open_run(artifact: Artifact) -> tuple[dict[str, Any], LoadedBase]:
+    """A run's adapter_config.json and its base, whose weights stay on the disk.
+
+    Every file that is read now or later is compared with its checksum first.
 
     Raises:
         CorruptArtifact: a file of the run, or its base, is not what it was.
         NotFound: the base is not on this machine any more.
         BadInput: the run was written by a version that kept its weights differently.
     """
-    from forge_mcp.training.adapters import adapter_layers
-
     config = read_config(artifact)
     artifact.verify(ADAPTERS, RESIDUAL)
     _require_known_layers(artifact.id, config)
-    loaded = load_base(_base_of(artifact.id, config), lazy=True)
+    return config, load_base(_base_of(artifact.id, config), lazy=True)
+
+
+def load_run(artifact: Artifact) -> LoadedRun:
+    """Open a run as a model in memory.
+
+    Raises:
+        CorruptArtifact, NotFound, BadInput: see `open_run`.
+    """
+    from forge_mcp.training.adapters import adapter_layers
+
+    config, loaded = open_run(artifact)
     attach_saved(loaded.model, artifact.path, config, ADAPTERS)
     for _, layer in adapter_layers(loaded.model):
         layer.settle()

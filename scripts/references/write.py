@@ -7,6 +7,8 @@ Writes, with the versions that made them in versions.json:
     pissa.npz     PEFT's PiSSA of one random matrix: weight, A, B, residual (rank 8, alpha 16)
     adapters.npz  PEFT's PiSSA of more shapes; forward pass and gradients of its LoRA, rsLoRA and
                   DoRA: see peft_adapters.py
+    exports.npz   what transformers and PEFT compute with folders that our exporters wrote: see
+                  peft_export.py
     llama/        a tiny random Llama (grouped-query attention, tied embeddings) in Hugging Face
                   format, and reference.npz: token ids, logits of transformers in float32, labels
                   with the prompt masked (-100), and the loss that transformers computes from them
@@ -36,6 +38,7 @@ import transformers
 from peft import LoraConfig
 from peft.tuners.lora import Linear
 from peft_adapters import write_adapters
+from peft_export import write_exports
 from strided_perplexity import write_perplexity
 from transformers import (
     BertConfig,
@@ -142,6 +145,7 @@ def main(target: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_pissa(folder)
     write_adapters(folder)
+    write_exports(folder)
     write_llama(folder)
     write_encoders(folder)
     write_perplexity(folder)

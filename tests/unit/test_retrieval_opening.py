@@ -13,7 +13,7 @@ from raft_blocks import SHOP, blocks_of
 from retrieval_encoders import CountingEncoder, write_encoder
 
 from forge_mcp.errors import Cancelled, InvalidSettings, NotFound
-from forge_mcp.pipeline import query
+from forge_mcp.pipeline import query, retrieving
 from forge_mcp.pipeline.skill import SkillContext
 from forge_mcp.retrieval import Retriever
 from forge_mcp.retrieval.dense import DenseRetriever, HybridRetriever
@@ -87,14 +87,14 @@ def test_query_searches_all_blocks_but_those_with_secrets(
 ) -> None:
     events: list[Event] = []
     context = context_of(tmp_path, settings_of(method, encoder), events)
-    found = query.retriever(corpus, context)
+    found = retrieving.retriever(corpus, context)
     assert type(found) is KINDS[method]
     assert {block.id for block in found.blocks} == {block.id for block in BLOCKS[:-1]}
-    assert query.retriever(corpus, context) is found
+    assert retrieving.retriever(corpus, context) is found
     told = [event for event in events if "Indexing" in str(event.payload)]
     assert bool(told) == (method != "bm25")
     query.release()
-    again = query.retriever(corpus, context)
+    again = retrieving.retriever(corpus, context)
     assert again is not found
     assert [block.id for block, _ in again.search("price", 3)] == [
         block.id for block, _ in found.search("price", 3)
@@ -106,18 +106,18 @@ def test_other_settings_open_another_retriever(
     tmp_path: Path, corpus: Artifact, encoder: str
 ) -> None:
     kinds = [
-        type(query.retriever(corpus, context_of(tmp_path, settings_of(method, encoder), [])))
+        type(retrieving.retriever(corpus, context_of(tmp_path, settings_of(method, encoder), [])))
         for method in ("bm25", "dense", "hybrid", "bm25")
     ]
     assert kinds == [Retriever, DenseRetriever, HybridRetriever, Retriever]
-    assert len(query._retrievers) == len(query._encoders) == 1
+    assert len(retrieving._retrievers) == len(retrieving._encoders) == 1
 
 
 def test_no_fall_back_to_bm25(tmp_path: Path, corpus: Artifact) -> None:
     context = context_of(tmp_path, settings_of("hybrid", "./gone"), [])
     for _ in range(2):
         with pytest.raises(NotFound, match=r"no encoder '\./gone'"):
-            query.retriever(corpus, context)
+            retrieving.retriever(corpus, context)
 
 
 def test_indexing_can_be_cancelled(tmp_path: Path, corpus: Artifact, encoder: str) -> None:
@@ -125,9 +125,9 @@ def test_indexing_can_be_cancelled(tmp_path: Path, corpus: Artifact, encoder: st
     assert isinstance(context.cancel, threading.Event)
     context.cancel.set()
     with pytest.raises(Cancelled):
-        query.retriever(corpus, context)
+        retrieving.retriever(corpus, context)
     context.cancel.clear()
-    assert query.retriever(corpus, context).search("price", 1)
+    assert retrieving.retriever(corpus, context).search("price", 1)
 
 
 def test_an_open_retriever_of_nothing_needs_no_index(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The embedded runtime, the registry, and the skills export, deploy, models, rollback and query.
+"""The registry, and the skills export, deploy, models, rollback and query.
 
 The model of these tests is scripted: its weights are written by hand so that it says one known
 answer, token by token, and then ends its turn. So what is tested is the whole way (template,
@@ -7,11 +7,9 @@ tokens, weights, sampling, stopping) with an outcome that is known beforehand.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import itertools
 import json
-import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,7 +29,6 @@ from forge_mcp.errors import (
     GateRefused,
     NotFound,
 )
-from forge_mcp.exporting.gguf import convert_to_gguf
 from forge_mcp.exporting.modelfile import parse_modelfile
 from forge_mcp.machine import mlx
 from forge_mcp.pipeline.deploy import DeployRequest, deploy
@@ -49,10 +46,9 @@ from forge_mcp.pipeline.skill import SkillContext
 from forge_mcp.schemas.code_blocks import CodeBlock, RejectedBlock
 from forge_mcp.schemas.events import Event
 from forge_mcp.schemas.prompt import quote, render_answer, render_messages
-from forge_mcp.schemas.raft_examples import ChatRow, Fact, Message, RaftExample
+from forge_mcp.schemas.raft_examples import ChatRow, Fact, RaftExample
 from forge_mcp.serving import registry
 from forge_mcp.serving.chat import Sampling, unload
-from forge_mcp.serving.llamacpp import LlamaCppChat
 from forge_mcp.settings import load_settings
 from forge_mcp.workspace import Artifact, Workspace, write_jsonl
 
@@ -109,135 +105,6 @@ def scripted_model(folder: Path, answer: str, *, ends: bool = True) -> Path:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return scripted_model(tmp_path_factory.mktemp("scripted") / "m", ANSWER)
-
-
-@pytest.fixture(scope="module")
-def gguf(base: Path) -> Path:
-    return convert_to_gguf(base, base / "m.gguf", "f16")
-
-
-@pytest.fixture
-def chat(gguf: Path) -> Iterator[LlamaCppChat]:
-    runtime = LlamaCppChat(gguf, num_ctx=512, threads=1)
-    yield runtime
-    runtime.close()
-
-
-ASKED = [Message(role="system", content="Answer."), Message(role="user", content="What?")]
-
-
-# -- the embedded runtime --------------------------------------------------------------------------
-
-
-def test_a_chat_streams_and_stops_at_the_end_of_the_turn(chat: LlamaCppChat) -> None:
-    pieces: list[str] = []
-    reply = chat.chat(ASKED, GREEDY, on_text=pieces.append)
-    assert reply.text == ANSWER
-    assert "".join(pieces) == ANSWER
-    assert len(pieces) > 2
-    assert reply.stopped
-    assert reply.prompt_tokens == chat.count_tokens(ASKED) > 10
-    assert chat.answer(ASKED, 64) == reply
-
-
-def test_a_model_that_never_ends_is_cut_and_said_to_be(tmp_path: Path) -> None:
-    folder = scripted_model(tmp_path / "m", ANSWER, ends=False)
-    runtime = LlamaCppChat(
-        convert_to_gguf(folder, tmp_path / "m.gguf", "f16"), num_ctx=512, threads=1
-    )
-    try:
-        reply = runtime.chat(ASKED, GREEDY)
-        assert (reply.stopped, reply.completion_tokens) == (False, GREEDY.num_predict)
-        stopped = runtime.chat(ASKED, Sampling(0.0, 1, 1.0, 64, stop=("<ANSWER>:",)))
-        assert stopped.text == ANSWER.partition("<ANSWER>:")[0]
-    finally:
-        runtime.close()
-
-
-def test_the_chat_is_rendered_by_the_template_in_the_file(chat: LlamaCppChat, base: Path) -> None:
-    run = PlainRun(base)
-    rows = [message.model_dump() for message in ASKED]
-    assert chat.render(ASKED) == run.tokenizer.apply_chat_template(
-        rows, tokenize=False, add_generation_prompt=True
-    )
-    text = "naïve <|im_end|>\n  x"
-    assert chat.tokenize(text) == run.tokenizer.encode(text)
-
-
-def test_what_a_listener_raises_stops_the_answer_and_reaches_the_caller(
-    chat: LlamaCppChat,
-) -> None:
-    seen: list[str] = []
-
-    def stop(text: str) -> None:
-        seen.append(text)
-        raise Cancelled("stop")
-
-    with pytest.raises(Cancelled):
-        chat.chat(ASKED, GREEDY, on_text=stop)
-    assert len(seen) == 1
-    assert chat.chat(ASKED, GREEDY).text == ANSWER
-
-
-def test_a_prompt_beyond_the_context_is_refused_in_words(chat: LlamaCppChat) -> None:
-    long = [Message(role="user", content="word " * 2000)]
-    with pytest.raises(BadInput, match="longer than the model's context"):
-        chat.chat(long, GREEDY)
-
-
-def test_missing_and_damaged_files_are_named(tmp_path: Path, gguf: Path) -> None:
-    with pytest.raises(NotFound, match=r"gone\.gguf"):
-        LlamaCppChat(tmp_path / "gone.gguf", num_ctx=64)
-    bad = tmp_path / "bad.gguf"
-    for content in (b"GGUF" + b"x" * 100, gguf.read_bytes()[: gguf.stat().st_size // 2]):
-        bad.write_bytes(content)
-        with pytest.raises(CorruptArtifact, match=r"bad\.gguf"):
-            LlamaCppChat(bad, num_ctx=64, threads=1)
-
-
-def test_ctrl_c_while_a_model_is_loaded_ends_it(
-    gguf: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A server that is let go before its loop has begun would never end."""
-    import xllamacpp
-
-    make, ended = xllamacpp.Server, []
-
-    class Interrupted:
-        def __init__(self, parameters: object) -> None:
-            self.began = False
-            self.server = make(parameters)
-            signal.raise_signal(signal.SIGINT)
-
-        def handle_metrics(self) -> object:
-            self.began = True
-            return self.server.handle_metrics()
-
-        def __del__(self) -> None:
-            ended.append(self.began)
-            self.server.handle_metrics()
-
-    monkeypatch.setattr(xllamacpp, "Server", Interrupted)
-    # Tests that were started in the background ignore the signal.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            LlamaCppChat(gguf, num_ctx=64, threads=1)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    gc.collect()
-    assert ended == [True]
-
-
-def test_an_unloaded_model_says_so(gguf: Path) -> None:
-    runtime = LlamaCppChat(gguf, num_ctx=128, threads=1)
-    folder = runtime._folder
-    assert folder.stat().st_mode & 0o077 == 0
-    runtime.close()
-    runtime.close()
-    assert not folder.exists()
-    with pytest.raises(ForgeError, match="unloaded"):
-        runtime.chat(ASKED, GREEDY)
 
 
 # -- the registry ----------------------------------------------------------------------------------

@@ -154,6 +154,7 @@ class SkillTools:
                     project=project,
                     sink=progress,
                     cancel=cancel,
+                    face="mcp",
                 )
                 if skill.long:
                     return self._run_job(skill, request, context)
