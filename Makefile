@@ -49,15 +49,19 @@ docs: install  ## Write skills.yaml and the generated pages of docs anew
 bench: install  ## Every benchmark; see docs/benchmarks.md
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
-references:  ## Peers in an environment of their own write the reference outputs that tests read
+references: install  ## Peers in an environment of their own write the reference outputs that tests read
 	$(PYTHON) -m venv .venv-references
 	.venv-references/bin/python -m pip install --quiet --requirement scripts/references/requirements.txt
 	.venv-references/bin/python -m pip install --quiet --no-deps codebleu==0.7.0
 	.venv-references/bin/python scripts/references/write.py tests/fixtures/references
+	$(PYTHON) -m venv .venv-converter
+	CMAKE_ARGS=-DLLAVA_BUILD=OFF .venv-converter/bin/python -m pip install --quiet --requirement scripts/references/requirements-converter.txt
+	for name in gguf_conversion gguf_quantization tokenizers_in_gguf; do \
+		.venv-converter/bin/python scripts/references/$$name.py tests/fixtures/references || exit 1; done
 
 nano:  ## The environment in which forge-nano is pre-trained (scripts/nano)
 	$(PYTHON) -m venv .venv-nano
 	.venv-nano/bin/python -m pip install --quiet --requirement scripts/nano/requirements.txt
 
 clean:
-	rm -rf $(VENV) .venv-references .demo build dist *.egg-info coverage.xml .coverage*
+	rm -rf $(VENV) .venv-references .venv-converter .demo build dist *.egg-info coverage.xml .coverage*

@@ -5,8 +5,9 @@
 A random Llama of about 150M parameters (float16, tied embeddings) is made in a temporary folder.
 Ours reads its safetensors; llama.cpp's quantiser, the one in llama-cpp-python, reads the f16 GGUF
 file of the same weights. Each run is a process of its own, with one thread and with one a core, in
-turn, the better of two; the time is that of the conversion, without imports. Then every tensor of the two
-files is compared. The peer's interpreter is .venv-converter's (`make references` builds it);
+turn, the better of two; the time is that of the conversion, without imports. A core's throughput is
+parameters by CPU second, which a busy machine changes less than seconds. Then every tensor of the
+two files is compared. The peer's interpreter is .venv-converter's (`make references` builds it);
 without it only our figures are printed.
 
 --memory: the peak resident memory of a conversion above what the process held before it, for a
@@ -33,18 +34,19 @@ QUANTIZATIONS = ("q8_0", "q6_k", "q5_k_m", "q4_k_m")
 FILE_TYPES = {"q8_0": 7, "q6_k": 18, "q5_k_m": 17, "q4_k_m": 15}  # llama_ftype of llama.h
 MB = 1e6
 
-# What a process holds now; its peak so far may be that of an import.
+# Resident bytes of this process: now, and its most since it began. (Linux: getrusage would count
+# what the parent held when it forked.)
 RESIDENT = """
-def resident():
-    import os, resource
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def resident(key):
+    import os, resource, sys
+    if sys.platform == "linux":
+        with open("/proc/self/status") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines[key].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 """
 PEER = f"""
-import ctypes, json, resource, sys, time
+import ctypes, json, sys, time
 import llama_cpp
 {RESIDENT}
 source, target, file_type, threads = sys.argv[1:]
@@ -52,17 +54,16 @@ parameters = llama_cpp.llama_model_quantize_default_params()
 parameters.ftype, parameters.nthread = int(file_type), int(threads)
 quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
 llama_cpp.llama_log_set(quiet, None)
-before = resident()
-started = time.perf_counter()
+before = resident("VmRSS")
+started, cpu = time.perf_counter(), time.process_time()
 status = llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(parameters))
-seconds = time.perf_counter() - started
-unit = 1 if sys.platform == "darwin" else 1024
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+peak = resident("VmHWM")
 assert status == 0, status
-print(json.dumps({{"seconds": seconds, "peak": peak - before}}))
+print(json.dumps({{"seconds": seconds, "cpu": cpu, "peak": peak - before}}))
 """
 OURS = f"""
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 {RESIDENT}
 from forge_mcp.exporting.gguf import convert_to_gguf
@@ -71,13 +72,12 @@ from forge_mcp.exporting.tokenizer import read_vocabulary
 source, target, quantization, threads = sys.argv[1:]
 quantizer()
 read_vocabulary(Path(source), 8192)  # imports what reading a tokenizer needs
-before = resident()
-started = time.perf_counter()
+before = resident("VmRSS")
+started, cpu = time.perf_counter(), time.process_time()
 convert_to_gguf(Path(source), Path(target), quantization, name="m", threads=int(threads))
-seconds = time.perf_counter() - started
-unit = 1 if sys.platform == "darwin" else 1024
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-print(json.dumps({{"seconds": seconds, "peak": peak - before}}))
+seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+peak = resident("VmHWM")
+print(json.dumps({{"seconds": seconds, "cpu": cpu, "peak": peak - before}}))
 """
 
 
@@ -183,8 +183,9 @@ def measure_speed(folder: Path, peer: Path, quick: bool) -> None:
     source = folder / "source.gguf"
     ours(model, source, "f16", 0)
     print(
-        "| type | threads | ours s | llama.cpp s | ours M/s a core | llama.cpp M/s a core | "
-        "ours / llama.cpp | ours peak MB | llama.cpp peak MB | tensors that differ |"
+        "| type | threads | ours s (CPU s) | llama.cpp s (CPU s) | ours M/CPU s | "
+        "llama.cpp M/CPU s | ours / llama.cpp | ours peak MB | llama.cpp peak MB | "
+        "tensors that differ |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for quantization in QUANTIZATIONS:
@@ -195,18 +196,21 @@ def measure_speed(folder: Path, peer: Path, quick: bool) -> None:
                 mine.append(ours(model, a, quantization, threads))
                 if peer.exists():
                     other.append(theirs(peer, source, b, quantization, threads))
-            best = min(mine, key=lambda row: row["seconds"])
-            rate = parameters / 1e6 / best["seconds"] / threads
-            row = [quantization, str(threads), f"{best['seconds']:.2f}"]
+            first, rate = told(mine, parameters)
+            row = [quantization, str(threads), first, "", f"{rate:.1f}", "", ""]
+            row += [f"{max(one['peak'] for one in mine) / MB:.0f}", "", ""]
             if other:
-                least = min(other, key=lambda row: row["seconds"])
-                their_rate = parameters / 1e6 / least["seconds"] / threads
-                row += [f"{least['seconds']:.2f}", f"{rate:.1f}", f"{their_rate:.1f}"]
-                row += [f"{rate / their_rate:.2f}", f"{best['peak'] / MB:.0f}"]
-                row += [f"{least['peak'] / MB:.0f}", str(len(differing(a, b)))]
-            else:
-                row += ["", f"{rate:.1f}", "", "", f"{best['peak'] / MB:.0f}", "", ""]
+                row[3], their_rate = told(other, parameters)
+                row[5], row[6] = f"{their_rate:.1f}", f"{rate / their_rate:.2f}"
+                row[8] = f"{max(one['peak'] for one in other) / MB:.0f}"
+                row[9] = str(len(differing(a, b)))
             print("| " + " | ".join(row) + " |", flush=True)
+
+
+def told(rows: list[dict[str, float]], parameters: int) -> tuple[str, float]:
+    """Least seconds and CPU seconds, and millions of parameters by CPU second."""
+    seconds, cpu = (min(row[key] for row in rows) for key in ("seconds", "cpu"))
+    return f"{seconds:.2f} ({cpu:.2f})", parameters / 1e6 / cpu
 
 
 def measure_memory(folder: Path) -> None:

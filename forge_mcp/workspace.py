@@ -105,7 +105,7 @@ MIGRATIONS: tuple[str, ...] = (
         project TEXT NOT NULL,
         action TEXT NOT NULL,
         from_model TEXT,
-        to_model TEXT NOT NULL,
+        to_model TEXT,
         reason TEXT NOT NULL,
         time TEXT,
         user TEXT,

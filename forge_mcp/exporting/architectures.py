@@ -134,6 +134,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     "olmo2": Architecture("olmo2", head_length="given", tied=False),
     "granite": Architecture("granite", paired=True, head_length="never", llama_keys=True),
 }
+GRANITE_SCALES = {
+    "attention_multiplier": "attention_scale",
+    "embedding_multiplier": "embedding_scale",
+    "residual_multiplier": "residual_scale",
+    "logits_scaling": "logit_scale",
+}
 WANTED = (
     "hidden_size",
     "num_hidden_layers",
@@ -276,8 +282,9 @@ def _cannot_be_said(
         usual = [int((at + 1) % 4 != 0) for at in range(config["num_hidden_layers"])]
         if (layers or usual) != usual or (layers is None and step != 4):
             return "its layers without rotation are not every fourth"
-    if kind == "granite" and not config.get("logits_scaling"):
-        return "its config.json has no logits_scaling"
+    if kind == "granite":
+        missing = [key for key in GRANITE_SCALES if not config.get(key)]
+        return f"its config.json has no {missing[0]}" if missing else None
     return None
 
 
@@ -302,8 +309,9 @@ def _gemma_cannot(config: dict[str, Any], architecture: Architecture) -> str | N
         if _window_pattern(config) not in (None, 2):
             return "its sliding windows are not in every other layer"
     else:
-        if config.get("attn_logit_softcapping"):
-            return "it caps the scores of attention"
+        for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+            if config.get(key):  # mlx-lm would not have computed it
+                return f"it has a {key}"
         if _window_pattern(config) == 0:
             return "its layers with full attention are at no fixed distance"
     return None
@@ -393,8 +401,6 @@ def _keys(
         ]
     elif architecture.name == "gemma3":
         keys.append(("rope_freq_base_swa", local_theta(config)))
-        if config.get("final_logit_softcapping"):
-            keys.append(("final_logit_softcapping", config["final_logit_softcapping"]))
         pattern = _window_pattern(config) or 6
         if pattern != 1:
             keys.append(("sliding_window", config["sliding_window"]))
@@ -411,14 +417,7 @@ def _keys(
             scale = long_rope_scale(config["max_position_embeddings"], original)
             keys.append(("rope_scaling_attn_factors", scale))
     elif kind == "granite":
-        for key, adder in (
-            ("attention_multiplier", "attention_scale"),
-            ("embedding_multiplier", "embedding_scale"),
-            ("residual_multiplier", "residual_scale"),
-            ("logits_scaling", "logit_scale"),
-        ):
-            if config.get(key):
-                keys.append((adder, config[key]))
+        keys += [(adder, config[key]) for key, adder in GRANITE_SCALES.items()]
     return keys, notes
 
 

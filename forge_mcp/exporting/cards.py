@@ -12,9 +12,9 @@ from forge_mcp.training.bases import entry_of
 from forge_mcp.training.merging import MergedRun
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+VALUE = r":[ \t]*(?:\n[ \t]*-[ \t]*)?['\"]?([\w./+-]+)"  # of the front matter; of a list, the first
 # Licences that the Hub has an identifier for; others are "other" with a name.
 HUB_LICENSES = ("apache-2.0", "mit", "llama3.2", "gemma")
-LICENSE_LINE = re.compile(r"^license:\s*['\"]?([\w.+-]+)", re.MULTILINE)
 
 
 class BaseNames(NamedTuple):
@@ -36,13 +36,17 @@ class AdapterError(NamedTuple):
 
 
 def base_names(run: MergedRun) -> BaseNames:
-    """What the base of a run is called elsewhere, and under which licence it is."""
+    """What the base of a run is called elsewhere, and under which licence it is.
+
+    From assets/models.yaml, else from the base's own card.
+    """
     name = run.base.name
-    entry = found[1] if (found := entry_of(name)) else None
-    original = entry.original if entry else None
-    if original is None and HUB_ID.fullmatch(name):
-        original = name
-    return BaseNames(name, original, entry.license if entry else _license_in_readme(run))
+    if found := entry_of(name):
+        return BaseNames(name, found[1].original, found[1].license)
+    original = name if HUB_ID.fullmatch(name) else None
+    if run.base_is_quantised:
+        original = _told(run, "base_model") or original
+    return BaseNames(name, original, _told(run, "license"))
 
 
 def fused_card(run: MergedRun, dtype: str) -> str:
@@ -143,13 +147,13 @@ def _revision(run: MergedRun) -> str:
     return state.revision + (", with uncommitted changes" if state.dirty else "")
 
 
-def _license_in_readme(run: MergedRun) -> str | None:
-    """From the front matter of the base's own card, where there is one."""
+def _told(run: MergedRun, key: str) -> str | None:
+    """A value of the front matter of the base's own card, where there is one."""
     readme = run.base_path / "README.md"
     if not readme.is_file():
         return None
     text = readme.read_text(encoding="utf-8", errors="replace")
     if not text.startswith("---\n") or (end := text.find("\n---", 4)) < 0:
         return None
-    found = LICENSE_LINE.search(text[:end])
+    found = re.search(f"^{key}{VALUE}", text[:end], re.MULTILINE)
     return found.group(1) if found else None

@@ -37,7 +37,7 @@ from forge_mcp.workspace import fsync_path, require_space
 
 GGUF_VERSION = 3  # of this writer: part of what an export is made from
 ALIGNMENT = 32  # bytes; of the data of every tensor
-CHUNK_VALUES = 2**20
+CHUNK_VALUES = 2**19
 WAITING_BYTES = 128 * 2**20  # of slices that are read and not yet written, as float32
 EMBEDDING = "model.embed_tokens.weight"
 

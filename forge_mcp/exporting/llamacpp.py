@@ -27,8 +27,8 @@ from forge_mcp.machine import cores
 LOG_LEVEL_ERROR = 4
 # (n_ctx, n_batch, n_ubatch) of llama_context_default_params: the first fields of the structure.
 CONTEXT_DEFAULTS = (512, 2048, 512)
-# Further fields of it, as 32-bit numbers: flash_attn_type, type_k, type_v; their defaults (automatic
-# and twice float16), and what computes in float32 (disabled and twice float32).
+# Further fields of it, as 32-bit numbers: flash_attn_type, type_k, type_v; their defaults
+# (automatic and twice float16), and what computes in float32 (disabled and twice float32).
 PRECISION_FIELDS = (13, 26, 27)
 PRECISION_DEFAULTS = (2**32 - 1, 1, 1)
 PRECISION_EXACT = (0, 0, 0)

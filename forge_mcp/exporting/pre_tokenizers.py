@@ -12,6 +12,7 @@ that reads other tokens than it was trained on.
 
 from __future__ import annotations
 
+import itertools
 import json
 import unicodedata
 from dataclasses import dataclass
@@ -186,22 +187,22 @@ def _steps(described: dict[str, Any] | None) -> tuple[Step, ...] | None:
 def cuts_alike(name: str, text: str) -> bool:
     """Whether llama.cpp is known to cut a text as the tokenizer with this name does.
 
-    In "tekken" and "gpt-4o", words end where a small letter is followed by a capital. llama.cpp
-    sees that for ASCII only, and takes marks that combine with a letter for no part of a word. So
-    it cuts "élanVital" and decomposed accents otherwise.
+    In "tekken" and "gpt-4o", the case of letters decides where words end. llama.cpp sees it for
+    ASCII only, and takes marks that combine with a letter for no part of a word. So it cuts
+    "élanVital", "ÉCOLE" and decomposed accents otherwise; a text with a mark, or with a word of
+    more than ASCII that has a capital inside, is not known to be cut alike.
     """
     if name not in _CASED:
         return True
-    small = foreign = False
-    for letter in text:
-        category = unicodedata.category(letter)
-        if category.startswith("M"):
+    kinds = [(unicodedata.category(letter), letter.isascii()) for letter in text]
+    if any(kind.startswith("M") for kind, _ in kinds):
+        return False
+    for letters, group in itertools.groupby(kinds, lambda one: one[0].startswith("L")):
+        word = list(group)
+        if (
+            letters
+            and any(kind in ("Lu", "Lt") for kind, _ in word[1:])
+            and any(kind in ("Lu", "Lt", "Ll") and not ascii for kind, ascii in word)
+        ):
             return False
-        if not category.startswith("L"):
-            small = foreign = False
-            continue
-        foreign |= not letter.isascii()
-        if category in ("Lu", "Lt") and small and foreign:
-            return False
-        small |= category == "Ll"
     return True

@@ -108,7 +108,7 @@ class Reference:
     ends: dict[int, str]
     rows: list[Row]
     logits: StoredLogits
-    answers: list[Scored]
+    answers: Sequence[Scored]
 
 
 def measure_run(
@@ -119,7 +119,7 @@ def measure_run(
     *,
     positions: int,
     context: int,
-    answer: Callable[[Sequence[int]], list[Scored]],
+    answer: Callable[[Sequence[int]], Sequence[Scored]],
     progress: Callable[[str], None] = lambda message: None,
 ) -> Reference:
     """Measure a run.

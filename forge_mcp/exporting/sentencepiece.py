@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 BLANK = "▁"  # what stands for a blank in tokens
 # Tokens whose pairs are mixed in the list are tried out in pairs; more than so many are refused.
 MIXED_TRIED = 64
-UNUSED_SCORE = -10000.0  # of rows that no token uses, as llama.cpp's converter writes
+# As llama.cpp's converter writes them: of added tokens, and of rows that no token uses.
+ADDED_SCORE, UNUSED_SCORE = -1000.0, -10000.0
 
 
 BYTE_TOKENS = {f"<0x{byte:02X}>": byte for byte in range(256)}

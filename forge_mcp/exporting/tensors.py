@@ -81,11 +81,31 @@ def widened(data: bytes | memoryview, kind: str) -> NDArray[np.float32]:
     if kind == "F32":
         return np.frombuffer(data, "<f4").astype(np.float32, copy=False)
     if kind == "F16":
-        return np.frombuffer(data, "<f2").astype(np.float32)
+        return _widened_halves(data)
     halves = np.frombuffer(data, "<u2")
     # bfloat16 is the upper half of a float32.
     wide: NDArray[np.float32] = np.left_shift(halves, 16, dtype=np.uint32).view(np.float32)
     return wide
+
+
+def _widened_halves(data: bytes | memoryview) -> NDArray[np.float32]:
+    """float16 as float32, several times as fast as numpy's own conversion.
+
+    Shifted into the places of float32's exponent and fraction, the bits stand for the number
+    divided by 2^(127 - 15), subnormal ones too. Infinities and NaN come out as 65536 and more,
+    which no other does, and where this process takes subnormal numbers for zero those are lost:
+    then numpy converts.
+    """
+    halves = np.frombuffer(data, "<i2")
+    bits = halves.astype(np.int32)  # the sign fills the upper half
+    bits <<= 13
+    bits &= np.int32(~0x70001FFF)
+    wide = bits.view(np.float32)
+    wide *= np.float32(2.0**112)
+    keeps_subnormals = bool(np.float32(2.0**-140) * np.float32(2.0**112))
+    if keeps_subnormals and (not wide.size or max(wide.max(), -wide.min()) < 65536):
+        return wide
+    return halves.view("<f2").astype(np.float32)
 
 
 def largest_of(name: str, values: NDArray[np.float32]) -> float:

@@ -12,6 +12,7 @@ from forge_mcp.exporting.pre_tokenizers import (
     find_pre_tokenizer,
 )
 from forge_mcp.exporting.sentencepiece import (
+    ADDED_SCORE,
     BLANK,
     BYTE_TOKENS,
     UNUSED_SCORE,
@@ -44,7 +45,7 @@ class Pieces:
             )
         for index, token in files.added.items():
             text = token.content
-            if index >= vocab_size or text in self.kept:
+            if text in self.kept:
                 continue
             if token.single_word:
                 raise refuse(files.folder, f"its token {text!r} stands for whole words only")
@@ -52,7 +53,7 @@ class Pieces:
             if token.normalized and normalizer and normalizer.normalize_str(text) != text:
                 raise refuse(files.folder, f"its added token {text!r} is normalised")
             kind = "control" if token.special else "user_defined"
-            self.by_id[index] = (text, kind, 0.0 if token.special else UNUSED_SCORE / 10)
+            self.by_id[index] = (text, kind, 0.0 if self.model == "t5" else ADDED_SCORE)
 
     def rows(
         self, files: TokenizerFiles, vocab_size: int
@@ -158,7 +159,13 @@ def sentencepiece(files: TokenizerFiles) -> Pieces:
     """
     _check_bpe(files)
     vocabulary: dict[str, int] = files.described["vocab"]
-    missing = [byte for byte in BYTE_TOKENS if byte not in vocabulary]
+    # An ASCII byte may have its character in its place: Gemma's tab has two names for one id, of
+    # which a file keeps one or both.
+    missing = [
+        name
+        for name, byte in BYTE_TOKENS.items()
+        if name not in vocabulary and (byte > 127 or chr(byte) not in vocabulary)
+    ]
     if missing:
         raise refuse(files.folder, f"it has no token {missing[0]}")
     prefix, at_start = _prefix(files)
@@ -183,8 +190,7 @@ def sentencepiece(files: TokenizerFiles) -> Pieces:
         if vocabulary[token] in by_id:
             raise refuse(files.folder, "two of its tokens have the same id")
         by_id[vocabulary[token]] = (token, "normal", score)
-    # A byte may bear its character as a second name, as the tab does in Gemma.
-    by_id |= {vocabulary[byte]: (byte, "byte", 0.0) for byte in BYTE_TOKENS}
+    by_id |= {vocabulary[name]: (name, "byte", 0.0) for name in BYTE_TOKENS if name in vocabulary}
     return Pieces(
         "llama",
         "default",

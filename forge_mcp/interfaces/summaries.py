@@ -31,6 +31,8 @@ def summary(skill: Skill, result: SkillResult, streamed: str = "") -> str:
         return _checks(fields)
     if skill.name == "query":
         return _answer(fields, streamed)
+    if skill.name in ("models", "activate", "rollback"):
+        return _models(fields)
     return "\n".join(_lines(fields, ""))
 
 
@@ -78,11 +80,7 @@ def job_table(jobs: Sequence[JobStatus]) -> str:
         (job.job_id, job.state, job.stage, _percent(job.progress), _left(job), job.project)
         for job in jobs
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return "\n".join(_table(rows))
 
 
 def _percent(share: float) -> str:
@@ -147,6 +145,51 @@ def _answer(fields: Mapping[str, Any], streamed: str) -> str:
     ]
     lines.append(f"({', '.join([*told, describe_seconds(float(fields.get('seconds', 0)))])})")
     return ("\n\n" if streamed else "") + "\n".join(lines)
+
+
+def _models(fields: Mapping[str, Any]) -> str:
+    """What is active, a table of the models, and the last changes."""
+    lines = [f"active    {fields['active'] or 'none'}", f"previous  {fields['previous'] or 'none'}"]
+    rows = [("MODEL", "TARGET", "QUANT", "SIZE", "REVISION", "CREATED", "BY", "REPORT")]
+    rows += [
+        (
+            ("* " if one["active"] else "  ") + one["model"],
+            one["target"],
+            one["quantization"] or "",
+            f"{one['bytes'] / 1e6:.1f} MB" if one["bytes"] else "",
+            (one["revision"] or "")[:10] + ("+" if (one["revision"] or "").endswith("+") else ""),
+            one["created"][:16],
+            one["by"].partition(",")[0],
+            one["verdict"] or "",
+        )
+        for one in fields["models"]
+    ]
+    if fields["models"]:
+        lines += ["", *_table(rows)]
+    history = [("WHEN", "WHAT", "FROM", "TO", "BY", "WHY")]
+    history += [
+        (
+            (one["time"] or "")[:16],
+            one["action"],
+            one["from_model"] or "none",
+            one["to_model"] or "none",
+            one["by"].partition(",")[0],
+            one["reason"],
+        )
+        for one in fields["history"]
+    ]
+    if fields["history"]:
+        lines += ["", *_table(history)]
+    return "\n".join(lines)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns as wide as their widest cell."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def _checks(fields: Mapping[str, Any]) -> str:

@@ -79,7 +79,8 @@ class UnbundleRequest(SkillRequest):
     activate: bool = Field(
         default=False,
         description="Also try it out and make it the model that `query` asks. It was judged on the "
-        "other machine and is not compared with what is active here.",
+        "other machine and is not compared with what is active here; nor can a model that is "
+        "trained here be compared with it, so `rollback` before the next one is deployed.",
     )
 
 

@@ -256,7 +256,10 @@ def _require_passing_report(workspace: Workspace, run: Artifact, now: Standing) 
         cause=f"no report holds it against {beside}, which is deployed"
         if beside
         else "no report names it",
-        next_step=f"Run 'forge-mcp evaluate {run.id}' first.",
+        next_step="A model that was imported cannot be compared with: 'forge-mcp rollback' takes it "
+        "back first."
+        if active is not None and active.origin.imported
+        else f"Run 'forge-mcp evaluate {run.id}' first.",
     )
 
 

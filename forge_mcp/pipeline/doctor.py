@@ -224,14 +224,42 @@ def check_project_base(context: SkillContext) -> Finding:
 
 
 def check_llamacpp(context: SkillContext) -> Finding:
-    """The embedded runtime and its K-quant functions."""
+    """The functions of llama.cpp that check and quantise an export."""
     from forge_mcp.exporting.llamacpp import library
 
     try:
         library()
     except ForgeError as error:
         return Finding("warning", _told(error), error.next_step)
-    return Finding("ok", "runtime and K-quants of llama.cpp are there")
+    return Finding("ok", "its functions for checks and K-quants are there")
+
+
+def check_runtime(context: SkillContext) -> Finding:
+    """The embedded runtime has all that is used of it."""
+    from forge_mcp.serving.llamacpp_runtime import runtime
+
+    try:
+        return Finding("ok", f"xllamacpp {runtime().__version__}")
+    except ForgeError as error:
+        return Finding("warning", _told(error), error.next_step)
+
+
+def check_servers(context: SkillContext) -> Finding:
+    """Which models are loaded in servers of their own, and what dead ones have left."""
+    from forge_mcp.serving.llamacpp_server import dead_servers, running_servers
+
+    running = [
+        f"{one.task.model} (process {one.pid})" for one in running_servers(context.workspace)
+    ]
+    detail = f"running: {', '.join(running) or 'none'}"
+    if dead := dead_servers(context.workspace):
+        return Finding(
+            "warning",
+            f"{detail}; died: {', '.join(dead)}",
+            "The next question starts it again; 'forge-mcp gc --apply' removes what it left. See "
+            f"{context.workspace.home / 'logs'} for why it died.",
+        )
+    return Finding("ok", detail)
 
 
 def check_ollama(context: SkillContext) -> Finding:
@@ -260,5 +288,7 @@ CHECKS: dict[str, Callable[[SkillContext], Finding]] = {
     "embedded base": check_base,
     "project base": check_project_base,
     "llama.cpp": check_llamacpp,
+    "embedded runtime": check_runtime,
+    "model servers": check_servers,
     "ollama": check_ollama,
 }

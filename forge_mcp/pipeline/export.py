@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from forge_mcp.judging.heldout import Case
     from forge_mcp.judging.results import ScoredAnswer
     from forge_mcp.training.bases import Base
+    from forge_mcp.training.merging import MergedRun
 
 GGUF = "model.gguf"
 MODELFILE = "Modelfile"
@@ -124,7 +125,7 @@ class ExportResult(SkillResult):
     aliases=("export_model",),
     examples=(
         "forge-mcp export run-flask-3f9a",
-        "forge-mcp export run-flask-3f9a --quantization f16 --also huggingface peft",
+        "forge-mcp export run-flask-3f9a --quantization f16 --also huggingface --also peft",
         "forge-mcp export run-flask-3f9a --compare",
     ),
 )
@@ -239,11 +240,13 @@ class _Exporter:
         """
         from forge_mcp.exporting.quantize import QUANTIZATIONS
         from forge_mcp.exporting.report import export_report
+        from forge_mcp.training.merging import open_merged
 
         measured = 0 if self.unchecked else len(QUANTIZATIONS) if compare else 1
         self._steps = 2 + 2 * measured + len(also - {"huggingface"})
         reference = self._measure_run() if measured else None
-        fused = self._fuse()
+        merged = open_merged(self._run)
+        fused = self._fuse(merged)
         shutil.copyfile(fused / TOKENIZER, self._folder / TOKENIZER)
         self._convert(fused, GGUF, self._quantization)
         if reference is not None:
@@ -266,7 +269,7 @@ class _Exporter:
         )
         if "huggingface" not in also:
             shutil.rmtree(fused)
-        self._write_adapters(also)
+        self._write_adapters(merged, also)
         return self
 
     def summary(self) -> ParitySummary | None:
@@ -315,16 +318,15 @@ class _Exporter:
         mlx().clear_cache()
         return reference
 
-    def _fuse(self) -> Path:
+    def _fuse(self, merged: MergedRun) -> Path:
         from forge_mcp.exporting.fuse import merge_adapters_to_base
-        from forge_mcp.training.merging import open_merged
 
         self._begin("merging adapters into the base")
         dtype: Literal["float16", "float32"] = (
             "float32" if self._quantization == "f32" else "float16"
         )
         return merge_adapters_to_base(
-            open_merged(self._run), self._folder / HUGGINGFACE, dtype, progress=self._tick
+            merged, self._folder / HUGGINGFACE, dtype, progress=self._tick
         )
 
     def _convert(self, fused: Path, name: str, quantization: str) -> None:
@@ -399,16 +401,16 @@ class _Exporter:
                 "No generated answer ended by itself: the model rambles.", warning=True
             )
 
-    def _write_adapters(self, also: set[Also]) -> None:
+    def _write_adapters(self, merged: MergedRun, also: set[Also]) -> None:
         from forge_mcp.exporting.gguf_lora import export_gguf_lora
         from forge_mcp.exporting.peft import export_peft
 
         if "peft" in also:
             self._begin("writing the adapters for PEFT")
-            export_peft(self._run, self._folder / PEFT)
+            export_peft(merged, self._folder / PEFT)
         if "gguf_lora" in also:
             self._begin("writing the adapters as GGUF")
-            export_gguf_lora(self._run, self._folder / GGUF_LORA)
+            export_gguf_lora(merged, self._folder / GGUF_LORA)
 
     def _begin(self, what: str) -> None:
         """The next step."""

@@ -190,6 +190,8 @@ def gc(request: GcRequest, context: SkillContext) -> GcResult:
         doomed = house.children_first(house.artifacts.keys() - needed)
         going = [_artifact_goes(one) for one in doomed] + leftovers
         removed = _remove(going, context) if request.apply else [one.entry for one in going]
+        if request.apply:
+            _sweep_servers(context)
     gone = {one.id for one in removed if one.kind in FOLDERS}
     kept: Counter[str] = Counter(
         artifact.manifest.kind
@@ -204,6 +206,14 @@ def gc(request: GcRequest, context: SkillContext) -> GcResult:
         damaged=sorted(house.damaged),
         seconds=round(time.perf_counter() - started, 3),
     )
+
+
+def _sweep_servers(context: SkillContext) -> None:
+    """Records and logs of model servers that have died; those that live watch their own files."""
+    from forge_mcp.serving.llamacpp_server import sweep_servers
+
+    for model in sweep_servers(context.workspace):
+        context.log(f"Removed what a server of {model} that had died left behind.")
 
 
 # -- what there is ---------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ class HistoryEntry(Schema):
     time: str | None = Field(description="Null: before a history was kept.")
     action: Literal["deploy", "activate", "rollback"]
     from_model: str | None
-    to_model: str
+    to_model: str | None = Field(description="Null: none is active any more.")
     by: str
     reason: str
 
@@ -139,6 +139,7 @@ def rollback(request: RollbackRequest, context: SkillContext) -> ModelsResult:
     Use this when a new model answers worse than the old one. `previous` in the result of `models`
     is where it goes. Called a second time, it returns to the newer one; further back goes
     `activate`. Where somebody else changes the active model at the same moment, nothing is done.
+    An imported model before which there was none gives way to none.
     """
     from forge_mcp.serving import registry
 

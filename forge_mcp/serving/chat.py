@@ -133,10 +133,16 @@ def open_chat(
         CorruptArtifact, ForgeError: the model cannot be loaded.
     """
     if deployed.target == "ollama":
-        from forge_mcp.serving.ollama import OllamaChat
+        from forge_mcp.serving.ollama import OllamaChat, require_ollama
 
+        if settings.start_ollama:
+            require_ollama(settings.ollama_host, start=True, say=say)
         return OllamaChat(
-            settings.ollama_host, deployed.model, deployed.tokenizer, settings.num_ctx
+            settings.ollama_host,
+            deployed.model,
+            deployed.tokenizer,
+            settings.num_ctx,
+            settings.ollama_timeout,
         )
     if shared_in is not None:
         from forge_mcp.serving.llamacpp_server import open_server

@@ -60,11 +60,6 @@ class Streamed:
         self._finish = ""
         self._last: dict[str, Any] = {}
 
-    @property
-    def begun(self) -> bool:
-        """Whether some text has come."""
-        return bool(self._pieces)
-
     def take(self, chunk: Mapping[str, Any]) -> None:
         """One chunk."""
         self._last.update(chunk)

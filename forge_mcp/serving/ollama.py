@@ -8,6 +8,7 @@ possible, and without a template, so that Ollama uses the one inside the GGUF.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,10 @@ def unload_ollama_models(
     Raises:
         Unavailable: Ollama is not there.
     """
-    if not is_loopback(host):
-        return []
     chosen = None if models is None else {with_tag(model) for model in models}
     with OllamaApi(host) as api:
+        if not is_loopback(api.address):
+            return []
         loaded = _names(api.request("GET", "/api/ps", doing="list what it has loaded"))
         unloaded = [name for name in loaded if chosen is None or with_tag(name) in chosen]
         for name in unloaded:
@@ -219,13 +220,14 @@ def _create(
     on_bytes: OnBytes,
 ) -> None:
     model, status = request["model"], ""
-    for part in api.stream("/api/create", request, doing=f"create {model}"):
-        said = str(part.get("status", ""))
-        if "total" in part:  # a bar, in many parts
-            on_bytes(said, int(part.get("completed", 0)), int(part["total"]))
-        elif said != status:
-            progress(said)
-        status = said
+    with closing(api.stream("/api/create", request, doing=f"create {model}")) as parts:
+        for part in parts:
+            said = str(part.get("status", ""))
+            if "total" in part:  # a bar, in many parts
+                on_bytes(said, int(part.get("completed", 0)), int(part["total"]))
+            else:
+                progress(said)
+            status = said
     if status != DONE:
         raise ForgeError(
             f"Ollama did not finish creating {model}.",
@@ -428,12 +430,14 @@ def _answer(
     model = request["model"]
     pieces: list[str] = []
     last: dict[str, Any] = {}
-    for last in api.stream(path, request, doing=f"answer with {model}", model=model):
-        piece = last.get("response") or (last.get("message") or {}).get("content") or ""
-        if piece:
-            pieces.append(piece)
-            if on_text:
-                on_text(piece)
+    doing = f"answer with {model}"
+    with closing(api.stream(path, request, doing=doing, model=model)) as parts:
+        for last in parts:
+            piece = last.get("response") or (last.get("message") or {}).get("content") or ""
+            if piece:
+                pieces.append(piece)
+                if on_text:
+                    on_text(piece)
     if not last.get("done"):
         raise Unavailable(
             f"Ollama broke off its answer for {model}.",

@@ -11,7 +11,7 @@ import ipaddress
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -30,6 +30,8 @@ VERSION = re.compile(r"\d+\.\d+\.\d+")
 _FULL_DISK = re.compile(
     "no space left on device|not enough space on the disk|disk quota exceeded|no space left", re.I
 )
+_PORTS = {"": "11434", "http": "80", "https": "443"}
+_PLACE = re.compile(r"(\[(?P<bracketed>[0-9A-Fa-f:.]+)\]|(?P<name>[\w.-]*))(:(?P<port>.*))?", re.S)
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
 
 
@@ -40,40 +42,36 @@ def ollama_address(host: str) -> str:
     is 127.0.0.1; an address that listens everywhere is asked on the loopback interface.
 
     Raises:
-        BadInput: a port or scheme that is none.
+        BadInput: a scheme, host or port that is none (Ollama takes its usual port then).
     """
     text = host.strip().strip("\"'")
     scheme, separator, rest = text.partition("://")
     if not separator:
-        scheme, rest, default = "http", text, "11434"
-    else:
-        default = {"http": "80", "https": "443"}.get(scheme, "")
+        scheme, rest = "", text
+    if separator and scheme not in ("http", "https"):
+        raise _no_address(host, f"'{scheme}' is neither http nor https")
     place, slash, path = rest.partition("/")
-    name, port = _host_and_port(place, default)
-    if not default or not port.isascii() or not port.isdecimal() or int(port) > 65535:
-        raise BadInput(
-            f"{host!r} is no address of an Ollama server.",
-            cause=f"'{scheme}' is neither http nor https"
-            if not default
-            else f"'{port}' is no port",
-            next_step=f"Set serving.ollama_host, e.g. to {DEFAULT_HOST}.",
-        )
+    try:
+        name, port = str(ipaddress.ip_address(re.sub(r"^\[(.*)\]$", r"\1", place))), ""
+    except ValueError:
+        found = _PLACE.fullmatch(place)
+        if found is None:
+            raise _no_address(host, f"'{place}' is no host with a port") from None
+        name, port = found["bracketed"] or found["name"] or "", found["port"] or ""
+    port = port or _PORTS[scheme]
+    if not port.isascii() or not port.isdecimal() or int(port) > 65535:
+        raise _no_address(host, f"'{port}' is no port")
     name = _EVERYWHERE.get(name, name) or "127.0.0.1"
     shown = f"[{name}]" if ":" in name else name
-    return f"{scheme}://{shown}:{port}{slash}{path}".rstrip("/")
+    return f"{scheme or 'http'}://{shown}:{port}{slash}{path}".rstrip("/")
 
 
-def _host_and_port(place: str, default: str) -> tuple[str, str]:
-    bare = place.strip("[]")
-    try:
-        return str(ipaddress.ip_address(bare)), default  # also an IPv6 address without a port
-    except ValueError:
-        pass
-    name, colon, port = place.rpartition(":")
-    if not colon:
-        return place, default
-    name = name.strip("[]")
-    return (str(ipaddress.ip_address(name)) if ":" in name else name), port or default
+def _no_address(host: str, cause: str) -> BadInput:
+    return BadInput(
+        f"{host!r} is no address of an Ollama server.",
+        cause=cause,
+        next_step=f"Set serving.ollama_host, e.g. to {DEFAULT_HOST}.",
+    )
 
 
 class OllamaApi:
@@ -93,11 +91,14 @@ class OllamaApi:
         self.address = ollama_address(host)
         self.timeout = timeout
         # trust_env off: a proxy named in the environment must not see what is meant for this host.
-        self._http = httpx.Client(
-            base_url=self.address,
-            timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS),
-            trust_env=False,
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=self.address,
+                timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS),
+                trust_env=False,
+            )
+        except httpx.InvalidURL as error:
+            raise _no_address(host, str(error)) from error
 
     def __enter__(self) -> Self:
         return self
@@ -153,8 +154,8 @@ class OllamaApi:
 
     def stream(
         self, path: str, body: Mapping[str, Any], *, doing: str, model: str | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """The parts of a streamed answer, as they come. Closing the iterator ends the request.
+    ) -> Generator[dict[str, Any]]:
+        """The parts of a streamed answer, as they come. Closing it ends the request.
 
         Raises:
             Unavailable, NotFound, OutOfSpace, ForgeError: also in the middle, where Ollama answers
@@ -256,8 +257,10 @@ class OllamaApi:
             if "disconnected" in str(error) or "closed connection" in str(error):
                 raise self._broken(doing, error) from error
             raise self._another_program(str(error)) from error
-        except (httpx.InvalidURL, httpx.DecodingError, httpx.UnsupportedProtocol) as error:
-            raise self._another_program(f"{type(error).__name__}: {error}") from error
+        except UnicodeError as error:  # Python's look-up of a name that is none
+            raise _no_address(self.address, str(error)) from error
+        except httpx.DecodingError as error:
+            raise self._another_program(str(error)) from error
 
     def _refused(self, status: int, words: str, doing: str, model: str | None) -> ForgeError:
         """An error that Ollama has put into words of its own."""

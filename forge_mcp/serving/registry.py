@@ -96,13 +96,14 @@ class Standing:
 class Activation:
     """One entry of the history: `to` became the active model in the place of `from_`.
 
-    `time` is None in entries about what was active before a history was kept.
+    Either is None for no model. `time` is None in entries about what was active before a history
+    was kept.
     """
 
     number: int
     action: Action
     from_: str | None
-    to: str
+    to: str | None
     reason: str
     time: str | None
     by: Actor
@@ -238,13 +239,16 @@ def rollback(
     change places (as `helm rollback` and `kubectl rollout undo` do). Whoever wants to go further
     back activates a model by its name; the history has the names.
 
+    Before the first model there was none, and that is nothing to go back to. Only an imported one
+    gives way to none: nothing that is trained here can be compared with it and take its place.
+
     Raises:
         NotFound: there is no previous one.
         Busy: active and previous are not those in `seen` any more, or the registry is busy.
     """
     with _writing(workspace) as database:
         now = standing(workspace, project)
-        if now.previous is None:
+        if now.active is None or not (now.previous or now.active.origin.imported):
             raise NotFound(
                 f"There is no earlier model of '{project}' to go back to.",
                 cause="nothing is deployed"
@@ -254,7 +258,11 @@ def rollback(
             )
         if seen is not None:
             _require_seen(workspace, project, seen, previous_too=True)
-        _switch(database, project, now.previous.id, "rollback", by or Actor(), reason)
+        if now.previous is not None:
+            _switch(database, project, now.previous.id, "rollback", by or Actor(), reason)
+        else:
+            database.execute("DELETE FROM active WHERE project = ?", (project,))
+            _note(database, project, "rollback", now.active.model, None, by or Actor(), reason)
     return standing(workspace, project)
 
 
@@ -383,21 +391,40 @@ def _switch(
     reason: str,
 ) -> None:
     """The named one becomes active; where it already is, nothing changes."""
-    changed = database.execute(
-        "INSERT INTO active VALUES (?, ?, NULL) ON CONFLICT (project) DO UPDATE "
-        "SET previous = deployment, deployment = excluded.deployment "
-        "WHERE deployment <> excluded.deployment",
-        (project, deployment),
-    ).rowcount
-    if changed != 1:
+    before, after = (
+        database.execute(
+            "SELECT d.id, d.model FROM deployments d JOIN active a ON d.id = a.deployment "
+            "WHERE a.project = ?",
+            (project,),
+        ).fetchone(),
+        database.execute(
+            "SELECT id, model FROM deployments WHERE id = ?", (deployment,)
+        ).fetchone(),
+    )
+    if before is not None and before["id"] == deployment:
         return
+    database.execute(
+        "INSERT OR REPLACE INTO active VALUES (?, ?, ?)",
+        (project, deployment, before and before["id"]),
+    )
+    _note(database, project, action, before and before["model"], after["model"], by, reason)
+
+
+def _note(
+    database: sqlite3.Connection,
+    project: str,
+    action: Action,
+    before: str | None,
+    after: str | None,
+    by: Actor,
+    reason: str,
+) -> None:
+    """One more entry of the history."""
     database.execute(
         "INSERT INTO history "
         "(project, action, from_model, to_model, reason, time, user, host, face, process) "
-        "SELECT a.project, ?, f.model, t.model, ?, ?, ?, ?, ?, ? FROM active a "
-        "JOIN deployments t ON t.id = a.deployment LEFT JOIN deployments f ON f.id = a.previous "
-        "WHERE a.project = ?",
-        (action, reason, _now(), by.user, by.host, by.face, by.process, project),
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (project, action, before, after, reason, _now(), by.user, by.host, by.face, by.process),
     )
 
 

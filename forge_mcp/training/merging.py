@@ -74,7 +74,8 @@ class _Adapted(NamedTuple):
 class MergedRun:
     """The tensors of a run's merged model under their Hugging Face names: a source of rows.
 
-    Made by `open_merged`. Several threads may read at once.
+    Made by `open_merged`. Several threads may read at once; where mlx-lm packs the base's weights
+    anew (AWQ, GPTQ, FP8), only the thread that opened it can.
 
     Attributes:
         artifact: the run.
@@ -302,7 +303,7 @@ class _BaseArrays:
         config = loaded.base.config
         repacked = "quantization_config" in config and "quantization" not in config
         for path, module in loaded.model.named_modules():
-            if module.children():
+            if module.children():  # no model of ours has tensors beside its layers
                 continue
             arrays = {f"{path}.{key}": one for key, one in tree_flatten(module.parameters())}
             if isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):

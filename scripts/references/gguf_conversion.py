@@ -58,7 +58,7 @@ def convert(folder: Path, kind: str, file_type: str) -> dict[str, Any]:
     metadata = {
         name: field.contents()
         for name, field in reader.fields.items()
-        if not name.startswith("GGUF.")
+        if not name.startswith("GGUF.") and name != "general.name"  # that of the folder
     }
     tensors = {
         tensor.name: [

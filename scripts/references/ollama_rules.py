@@ -15,6 +15,7 @@ which the parser needs for something else, stand-ins are enough.
     modelfiles  text, and the commands [name, value] in it or the error
     names     text, and the model's name as Ollama shows it, or null where it is not valid
     hosts     OLLAMA_HOST, and the address that Ollama's client uses
+    shown     a parameter's value, and the line in which `show` has it (server/routes.go: %-30s %#v)
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 SEED = 31
-MODELFILES, NAMES = 2600, 700
+MODELFILES, NAMES, SHOWN = 2600, 700, 120
 PACKAGES = ("parser", "types/model", "envconfig")
 
-BEGINNINGS = ("FROM m\n", "FROM m\nSYSTEM ", 'FROM "', "FROM m\nPARAMETER ", "FROM m\nMESSAGE ", "")
+BEGINNINGS = (
+    *("FROM m\n", "FROM m\nSYSTEM ", 'FROM "', "FROM m\nPARAMETER ", "FROM m\nMESSAGE ", ""),
+    "\ufeff# with a byte order mark\nFROM m\n",
+)
 PIECES = (
     *("FROM ", "from\t", "FROM", "SYSTEM ", "system ", "PARAMETER ", "stop ", "temperature "),
     *("MESSAGE ", "user ", "assistant ", "bob ", "TEMPLATE ", "LICENSE ", "ADAPTER ", "REQUIRES "),
@@ -99,7 +104,10 @@ import (
 	"github.com/ollama/ollama/types/model"
 )
 
-type input struct{ Modelfiles, Names, Hosts []string }
+type input struct {
+	Modelfiles, Names, Hosts []string
+	Shown                    []any
+}
 
 func main() {
 	var in input
@@ -133,6 +141,10 @@ func main() {
 		os.Setenv("OLLAMA_HOST", text)
 		hosts = append(hosts, []any{text, envconfig.ConnectableHost().String()})
 	}
+	shown := []any{}
+	for _, value := range in.Shown {
+		shown = append(shown, []any{value, fmt.Sprintf("%-*s %#v", 30, "name", value)})
+	}
 	printed := [][2]int{}
 	first := -1
 	for char := 0; char <= 0x110000; char++ {
@@ -150,6 +162,7 @@ func main() {
 		"modelfiles": modelfiles,
 		"names":      names,
 		"hosts":      hosts,
+		"shown":      shown,
 	})
 	fmt.Fprintln(os.Stderr, len(modelfiles), len(names), len(hosts))
 }
@@ -176,7 +189,7 @@ def made(rng: random.Random, pieces: tuple[str, ...], most: int) -> str:
     return "".join(rng.choices(pieces, k=rng.randint(1, most)))
 
 
-def inputs() -> dict[str, list[str]]:
+def inputs() -> dict[str, list[Any]]:
     """The texts that are asked, without doubles."""
     rng = random.Random(SEED)
     modelfiles = {rng.choice(BEGINNINGS) + made(rng, PIECES, 9) for _ in range(MODELFILES)}
@@ -186,7 +199,15 @@ def inputs() -> dict[str, list[str]]:
         for scheme, place, port, path in itertools.product(SCHEMES, PLACES, PORTS, PATHS)
         if not port or "::" not in place.strip("[") or "[" in place
     }
-    return {"modelfiles": sorted(modelfiles), "names": sorted(names), "hosts": sorted(hosts)}
+    texts = {made(rng, PIECES, 4) for _ in range(SHOWN)}
+    numbers = {rng.choice((-1, 1)) * rng.random() * 10 ** rng.randint(-9, 12) for _ in range(SHOWN)}
+    whole = {rng.randint(-1, 10 ** rng.randint(1, 12)) for _ in range(SHOWN)}
+    return {
+        "modelfiles": sorted(modelfiles),
+        "names": sorted(names),
+        "hosts": sorted(hosts),
+        "shown": [*sorted(texts), *sorted(numbers | whole), 0.0, 1, 0.2, 1e6, 131072, True],
+    }
 
 
 def write_module(folder: Path, name: str, go: str) -> None:

@@ -5,8 +5,8 @@ tuned_runs.py makes tiny bases and runs from seeds; `make install` first), and o
 would: `AutoModelForCausalLM.from_pretrained` and `PeftModel.from_pretrained`.
 
 exports.npz   by case, as "case.array":
-              fused: logits of the merged folder, (2, vocabulary), at the last two tokens
-              peft: logits of the untouched base with the exported adapter, the same tokens
+              fused: logits of the merged folder, (1, vocabulary), at the last token
+              peft: logits of the untouched base with the exported adapter, the same token
               layout: SHA-256 of the configurations, names, types and shapes that were opened
                   (bytes), merged folder first, so that a test knows that it writes the same
               pissa.*: PEFT's own conversion of a PiSSA adapter to LoRA: a0, b0 as training begins,
@@ -29,7 +29,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 ROOT = Path(__file__).parents[2]
 SEED = 41
-POSITIONS = 2
 LAYER = "model.layers.0.self_attn.q_proj"
 
 
@@ -62,7 +61,7 @@ def _model(folder: Path) -> torch.nn.Module:
 
 def _logits(model: torch.nn.Module, tokens: torch.Tensor) -> np.ndarray:
     with torch.no_grad():
-        return model(tokens).logits[0, -POSITIONS:].numpy()
+        return model(tokens).logits[0, -1:].numpy()
 
 
 def _converted(folder: Path) -> dict[str, np.ndarray]:

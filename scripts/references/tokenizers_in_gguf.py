@@ -7,11 +7,12 @@ converter was given and every tokenizer key that it wrote. The converter knows b
 by a hash of the ids they give to one text and refuses others, so the name of the cuts is given to
 it (`get_vocab_base_pre`); SentencePiece it reads from tokenizer.model and from the added tokens as
 transformers 4 listed them in tokenizer_config.json. Unigram's table of normalisations is left out
-of the input, where it would be most of the file, and is written as a SHA-256 in the output.
+of the input, where it would be most of the file; a SHA-256 stands for it.
 """
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import json
@@ -75,7 +76,8 @@ def write_files(folder: Path, kind: str, tiny: Any) -> dict[str, Any]:
         "chat_template.jinja": (folder / "chat_template.jinja").read_text(),
     }
     for step in (given["tokenizer.json"]["normalizer"] or {}).get("normalizers", []):
-        step.pop(TABLE, None)
+        if TABLE in step:
+            given["table"] = hashlib.sha256(base64.b64decode(step.pop(TABLE))).hexdigest()
     if kind not in tiny.BYTE_LEVEL:
         (folder / "tokenizer.model").write_bytes(tiny.sentencepiece_model(kind))
         config["added_tokens_decoder"] = {

@@ -21,6 +21,10 @@ Writes, with the versions that made them in versions.json:
                   strided_perplexity.py
     codebleu.json.gz
                   codebleu's scores of more than 2,000 pairs of functions: see codebleu_pairs.py
+
+Three files come from an environment of their own (requirements-converter.txt) and say their
+versions themselves: gguf.json.gz, gguf_quantized.json.gz and tokenizers.json.gz, by the scripts
+gguf_conversion.py, gguf_quantization.py and tokenizers_in_gguf.py.
 """
 
 from __future__ import annotations

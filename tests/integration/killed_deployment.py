@@ -1,6 +1,6 @@
 """Exports, deployments and rollbacks that are killed -9, run out of space, or meet each other.
 
-    python killed_deployment.py HOME SEED kill|full|together COUNT
+    python killed_deployment.py HOME SEED kill|full|together COUNT [OLLAMA]
 
 HOME is a workspace of serving_house with two deployments. The libraries are imported once; each
 attempt is a process of its own, forked before anything was computed.
@@ -15,7 +15,7 @@ full: for COUNT attempts the disk is full from such a file-system operation on.
 together: COUNT processes do one thing after the other at the same time, and one asks all the while.
 
 After every attempt another process looks at what is left. Prints one JSON object a line: what was
-attempted, and what was found.
+attempted, and what was found. With the address of an Ollama, deployments go there.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ from forge_mcp.pipeline.models import (  # noqa: E402
 from forge_mcp.pipeline.query import QueryRequest, query  # noqa: E402
 from forge_mcp.pipeline.skill import SkillContext  # noqa: E402
 from forge_mcp.serving import bundle, llamacpp, registry  # noqa: E402, F401
+from forge_mcp.serving.ollama import list_ollama_models  # noqa: E402
 from forge_mcp.settings import load_settings  # noqa: E402
 from forge_mcp.training import run  # noqa: E402, F401
 from forge_mcp.workspace import FOLDERS, Workspace  # noqa: E402
@@ -72,6 +73,8 @@ MOMENTS = ("files", "statements", "time")
 CHANGING = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link"}
 GROWING = {"open", "os.mkdir", "os.link"}
 TURNS = 4
+OLLAMA = "".join(sys.argv[5:])
+WHERE = {"target": "ollama", "ollama_host": OLLAMA} if OLLAMA else {}
 NEVER = 10**9
 
 
@@ -80,20 +83,25 @@ def main(home: Path, seed: int, mode: str, count: int) -> None:
     if mode == "together":
         together(home, seed, count)
         return
+    operations = [one for one in OPERATIONS if not (OLLAMA and one == "export")]
     dice = random.Random(seed)
     numbers = itertools.count(seed)
-    whole = {operation: attempt(home, operation, next(numbers), {}) for operation in OPERATIONS}
+    whole = {operation: attempt(home, operation, next(numbers), {}) for operation in operations}
     tell(whole=whole)
-    moments = itertools.cycle(MOMENTS if mode == "kill" else ["full"])
-    chosen = [*OPERATIONS] if mode == "kill" else ["export", "deploy"]
-    while count:
-        operation, moment = dice.choice(chosen), next(moments)
+    if OLLAMA:  # after the creation, before the end
+        found = attempt(home, "deploy", next(numbers), {"statement": "DELETE FROM half_made"})
+        tell(operation="deploy", moment="half made", at=0, found=found, left=look(home))
+    moments = MOMENTS if mode == "kill" else ("full",)
+    chosen = operations if mode == "kill" else ["export", "deploy"]
+    done = 0
+    while done < count:
+        operation, moment = dice.choice(chosen), moments[done % len(moments)]
         most = whole[operation]["files" if moment == "full" else moment]
         if not most:  # an export writes nothing into the registry
             continue
         at = dice.uniform(0, most) if moment == "time" else dice.randint(1, int(most))
         found = attempt(home, operation, next(numbers), {moment: at})
-        count -= found is None or mode == "full"
+        done += found is None or mode == "full"
         tell(operation=operation, moment=moment, at=at, found=found, left=look(home))
     tell(last=attempt(home, "deploy", next(numbers), {}), left=look(home))
 
@@ -134,7 +142,7 @@ def tell(**row: Any) -> None:
 # -- an attempt ------------------------------------------------------------------------------------
 
 
-def attempt(home: Path, operation: str, number: int, moment: dict[str, float]) -> Any:
+def attempt(home: Path, operation: str, number: int, moment: dict[str, Any]) -> Any:
     """What it returned or raised, and counted; None where it was killed."""
 
     def work() -> dict[str, Any]:
@@ -158,7 +166,7 @@ def attempted(operation: str, context: SkillContext) -> Any:
         return in_words(fault, "it", context.workspace.home).as_dict()
 
 
-def hook(workspace: Workspace, counted: dict[str, int], moment: dict[str, float]) -> None:
+def hook(workspace: Workspace, counted: dict[str, int], moment: dict[str, Any]) -> None:
     """Count what changes the workspace; at the given moment die, or have no more space."""
     inside = str(workspace.home)
 
@@ -181,7 +189,12 @@ def hook(workspace: Workspace, counted: dict[str, int], moment: dict[str, float]
             if event in GROWING and counted["files"] >= moment.get("full", NEVER):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    workspace.database.set_trace_callback(lambda statement: count("statements"))
+    def traced(statement: str) -> None:
+        count("statements")
+        if statement.startswith(moment.get("statement", "never")):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    workspace.database.set_trace_callback(traced)
     sys.addaudithook(audited)
 
 
@@ -218,7 +231,7 @@ def context_of(home: Path, number: int) -> SkillContext:
         {
             "exporting": {"quantization": "f16"},
             "judging": {"seed": number},
-            "serving": {"num_ctx": 512, "num_predict": 64, "threads": 1},
+            "serving": {"num_ctx": 512, "num_predict": 64, "threads": 1, **WHERE},
         },
     )
     return SkillContext(Workspace(home), settings, PROJECT)
@@ -282,12 +295,20 @@ def look(home: Path) -> dict[str, Any]:
             "history": [
                 [one.from_, one.to] for one in reversed(registry.history(workspace, PROJECT))
             ],
+            "in_ollama": sorted(in_ollama()),
+            "deployed": sorted(d.model for d in registry.deployments(workspace, PROJECT)),
+            "half_made": [one.model for one in registry.half_made(workspace, PROJECT)],
             "damaged": damaged,
             "staging": swept(workspace),
         }
 
     found: dict[str, Any] = end(begin(work))
     return found
+
+
+def in_ollama() -> list[str]:
+    names = list_ollama_models(OLLAMA) if OLLAMA else []
+    return [name.removesuffix(":latest") for name in names]
 
 
 def swept(workspace: Workspace) -> list[str]:

@@ -1,14 +1,15 @@
-"""`gc` on a workspace that the real line has filled, and on models in (a fake of) Ollama."""
+"""`gc` on a workspace that the real line has filled, and on models in an Ollama of the tests."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conformance_ollama import ConformanceOllama, Model
 from driven_line import Line
-from test_ollama_manager import NOBODY, FakeOllama
-from test_ollama_manager import ollama as ollama  # the fixture
+from ollama_fixtures import NOBODY
 
 from forge_mcp.errors import ForgeError
 from forge_mcp.pipeline.context import ALL_PROJECTS
@@ -79,7 +80,13 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "forge")
 
 
-def deploy_to(workspace: Workspace, number: int, fake: FakeOllama, host: str) -> str:
+@pytest.fixture
+def ollama(tmp_path: Path) -> Iterator[ConformanceOllama]:
+    with ConformanceOllama(tmp_path / "ollama") as server:
+        yield server
+
+
+def deploy_to(workspace: Workspace, number: int, fake: ConformanceOllama, host: str) -> str:
     """A deployment in Ollama with the export that it was made from; its model's name."""
     for kind, made, parents in (
         ("export", f"export-p-{number}", []),
@@ -104,7 +111,7 @@ def deploy_to(workspace: Workspace, number: int, fake: FakeOllama, host: str) ->
         run=f"run-p-{number}",
         export=f"export-p-{number}",
     )
-    fake.models[f"{model}:latest"] = {}
+    fake.models[f"{model}:latest"] = Model()
     return model
 
 
@@ -123,10 +130,10 @@ def deployed(workspace: Workspace) -> list[str]:
 
 @pytest.mark.parametrize("removed_by_hand", [False, True])
 def test_a_deployment_that_goes_leaves_ollama_too(
-    workspace: Workspace, ollama: FakeOllama, removed_by_hand: bool
+    workspace: Workspace, ollama: ConformanceOllama, removed_by_hand: bool
 ) -> None:
     names = [deploy_to(workspace, number, ollama, ollama.host) for number in range(3)]
-    ollama.models["somebody-elses:latest"] = {}
+    ollama.models["somebody-elses:latest"] = Model()
     if removed_by_hand:
         del ollama.models[f"{names[0]}:latest"]
     events: list[Event] = []
@@ -142,7 +149,7 @@ def test_a_deployment_that_goes_leaves_ollama_too(
 
 
 def test_a_model_in_an_ollama_that_does_not_answer_stays_and_is_told(
-    workspace: Workspace, ollama: FakeOllama
+    workspace: Workspace, ollama: ConformanceOllama
 ) -> None:
     names = [deploy_to(workspace, number, ollama, NOBODY) for number in range(2)]
     names += [deploy_to(workspace, number, ollama, ollama.host) for number in (2, 3, 4)]
@@ -158,7 +165,7 @@ def test_a_model_in_an_ollama_that_does_not_answer_stays_and_is_told(
 
 
 def test_a_model_that_ollama_does_not_let_go_stays_whole(
-    workspace: Workspace, ollama: FakeOllama, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, ollama: ConformanceOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [deploy_to(workspace, number, ollama, ollama.host) for number in range(4)]
 

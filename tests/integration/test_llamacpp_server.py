@@ -339,7 +339,8 @@ def test_it_ends_when_nobody_asks_and_starts_again_in_silence(
         time.sleep(0.2)
     assert only(workspace).pid == record.pid
     wait_until(lambda: gone(record))
-    assert running_servers(workspace) == dead_servers(workspace) == []
+    assert running_servers(workspace) == []
+    assert dead_servers(workspace) == []
     assert not chat._place.record_file.exists()
     assert chat.chat(ASKED, SHORT).text
     assert said == []
@@ -432,7 +433,8 @@ def test_what_its_process_cannot_load_is_told_here(workspace: Workspace, nano: P
     strange.write_bytes(nano.read_bytes().replace(b"llama", b"lhama"))
     with pytest.raises(CorruptArtifact, match=r"cannot load strange\.gguf"):
         open_server(workspace, deployed(strange), serving())
-    assert running_servers(workspace) == dead_servers(workspace) == []
+    assert running_servers(workspace) == []
+    assert dead_servers(workspace) == []
 
 
 def test_a_process_that_does_not_start_is_told_with_its_last_words(
@@ -449,6 +451,33 @@ def test_a_process_that_does_not_start_is_told_with_its_last_words(
     python.unlink()
     with pytest.raises(ForgeError, match="start the server of demo-1"):
         open_server(workspace, deployed(nano), serving())
+
+
+def test_one_that_takes_too_long_is_given_up(
+    workspace: Workspace, nano: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llamacpp_server, "LOAD_SECONDS", 0.05)
+    with pytest.raises(Unavailable, match="could not start") as told:
+        open_server(workspace, deployed(nano), serving())
+    assert "still not ready; it said: nothing" in told.value.cause
+
+
+def test_a_second_process_for_one_lock_ends_at_once(workspace: Workspace, nano: Path) -> None:
+    chat = open_server(workspace, deployed(nano), serving())
+    second = subprocess.run(
+        [sys.executable, "-m", "forge_mcp.serving.llamacpp_process", str(chat._place.lock)],
+        input=chat._task.model_dump_json(),
+        text=True,
+        timeout=60,
+    )
+    assert second.returncode == 0
+    assert only(workspace) == chat._record
+
+
+def test_a_workspace_that_cannot_hold_its_record_is_told(nano: Path, tmp_path: Path) -> None:
+    (tmp_path / "forge").write_text("a file")
+    with pytest.raises(ForgeError, match="start the server of demo-1"):
+        open_server(Workspace(tmp_path / "forge"), deployed(nano), serving())
 
 
 def test_who_does_not_want_to_wait_leaves_nothing_behind(workspace: Workspace, nano: Path) -> None:

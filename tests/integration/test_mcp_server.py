@@ -398,6 +398,6 @@ async def test_real_serve_lists_every_skill_quickly(tmp_path: Path) -> None:
     assert {"extract", "validate", "train", "evaluate", "export", "deploy"} <= set(expected)
     assert {"job_status", "job_cancel"} <= set(expected)
     size = sum(len(tool.model_dump_json(exclude_none=True)) for tool in tools)
-    assert size < 60_000, f"tools/list has {size} characters"
+    assert size < 75_000, f"tools/list has {size} characters"
     # About a second on an idle core; the bound leaves room for a busy one.
     assert seconds < 20, f"{seconds:.1f} s from a cold start to tools/list"

@@ -32,7 +32,7 @@ from ollama_fixtures import ollama as ollama
 from forge_mcp.errors import CorruptArtifact, ForgeError, OutOfSpace, Unavailable
 from forge_mcp.schemas.raft_examples import Message
 from forge_mcp.serving import ollama_process, ollama_upload
-from forge_mcp.serving.chat import Sampling
+from forge_mcp.serving.chat import Deployed, Sampling, open_chat
 from forge_mcp.serving.ollama import (
     OllamaChat,
     check_ollama_status,
@@ -44,6 +44,7 @@ from forge_mcp.serving.ollama import (
     unload_ollama_models,
 )
 from forge_mcp.serving.ollama_api import ConnectionBroken
+from forge_mcp.settings import load_settings
 
 pytestmark = [pytest.mark.integration, needs_switches]
 QUESTION = [Message(role="user", content="def add(a, b):")]
@@ -221,7 +222,9 @@ def test_a_server_is_started_where_the_user_allows_it(program: Path, tmp_path: P
     with pytest.raises(Unavailable, match="does not answer"):
         require_ollama(host)
     said: list[str] = []
-    require_ollama(host, start=True, say=said.append)
+    settings = load_settings(None, {"serving": {"ollama_host": host, "start_ollama": True}}).serving
+    deployed = Deployed("m", "ollama", tmp_path / "model.gguf", TOKENIZER)
+    open_chat(deployed, settings, say=said.append).close()
     serving = [
         one
         for one in psutil.process_iter(["cmdline"])
@@ -504,6 +507,10 @@ def test_the_request_says_that_nothing_may_be_cut(
         "stop": ["STOP"],
     }
     chat.close()
+    query_model(name, "hi", 0.3, host=ollama.host)
+    body = ollama.requests[-1][2]
+    assert (body["truncate"], body["shift"], body["stream"]) == (False, False, True)
+    assert body["options"] == {"temperature": 0.3}
 
 
 def test_models_are_there_again_after_a_restart(name: str, nano: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ real server: OLLAMA_HOST=http://127.0.0.1:11434 pytest tests/integration/test_ol
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,14 @@ from ollama_fixtures import nano as nano
 from ollama_fixtures import ollama as ollama
 
 from forge_mcp.errors import BadInput, CorruptArtifact, ForgeError, NotFound
+from forge_mcp.pipeline.deploy import DeployRequest, deploy
+from forge_mcp.pipeline.models import ActivateRequest, activate
+from forge_mcp.pipeline.query import QueryRequest, query
+from forge_mcp.pipeline.skill import SkillContext
+from forge_mcp.pipeline.train import make_room
 from forge_mcp.schemas.ollama import MINIMUM_VERSION, with_tag
 from forge_mcp.schemas.raft_examples import Message
+from forge_mcp.serving import registry
 from forge_mcp.serving.chat import Sampling
 from forge_mcp.serving.llamacpp import LlamaCppChat
 from forge_mcp.serving.ollama import (
@@ -36,6 +43,12 @@ from forge_mcp.serving.ollama import (
     show_ollama_model,
     unload_ollama_models,
 )
+from forge_mcp.settings import load_settings
+from forge_mcp.training.bases import resolve_base
+from forge_mcp.workspace import Workspace
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+from serving_house import ANSWER, House, make_house, scripted_model
 
 pytestmark = pytest.mark.integration
 
@@ -121,7 +134,8 @@ def test_it_answers_what_the_file_answers(host: str, name: str, nano: Path) -> N
 
 
 def test_the_models_own_prompt_and_parameters_count(host: str, name: str, nano: Path) -> None:
-    create_ollama_model(name, nano, "You know demo.", {**PARAMETERS, "stop": []}, host=host)
+    parameters = {key: value for key, value in PARAMETERS.items() if key != "stop"}
+    create_ollama_model(name, nano, "You know demo.", parameters, host=host)
     chatted = ask(host, name, [Message(role="system", content="You know demo."), *QUESTION])
     pieces: list[str] = []
     assert query_model(name, QUESTION[0].content, host=host, on_text=pieces.append) == chatted
@@ -176,7 +190,8 @@ def test_memory_is_given_back(host: str, name: str, nano: Path) -> None:
     assert unload_ollama_models(host, [f"{PREFIX}-other"]) == []
     assert unload_ollama_models(host, [name]) == [with_tag(name)]
     assert with_tag(name) not in loaded_ollama_models(host)
-    assert unload_ollama_models("http://192.0.2.1:11434") == []  # another machine's memory
+    for elsewhere in ("http://192.0.2.1:11434", "192.0.2.1"):  # another machine's memory
+        assert unload_ollama_models(elsewhere) == []
 
 
 # -- what is wrong is found before a model can be used ---------------------------------------------
@@ -307,3 +322,75 @@ def test_an_ollama_that_is_too_old_is_refused_before_anything_is_sent(
             assert {path for _, path, _ in ollama.requests[before:]} == {"/api/version"}
         finally:
             ollama.version = VERSION
+
+
+# -- the skills ------------------------------------------------------------------------------------
+
+
+def house_with(host: str, folder: Path) -> House:
+    """A workspace with a run of the scripted model that passed its evaluation."""
+    serving = {"ollama_host": host, "num_ctx": 512, "num_predict": 64, "threads": 1}
+    base = scripted_model(folder / "base", ANSWER)
+    house = make_house(folder / "forge", base, serving=serving)
+    house.report(True, 1)
+    return house
+
+
+def test_a_deployed_model_answers_through_ollama(host: str, tmp_path: Path) -> None:
+    """The whole way: adapters, GGUF, upload, Ollama's prompt, its answer, and back again."""
+    house = house_with(host, tmp_path)
+    request = DeployRequest(run_or_export=house.run.id, target="ollama")
+    made = deploy(request, house.context)
+    try:
+        assert show_ollama_model(made.model, host=host)["system"] == "You know demo."
+        answered = query(QueryRequest(text="Which parameters does `zip_all` take?"), house.context)
+        assert (answered.answer, answered.model) == ("`rows`", made.model)
+        assert deploy(request, house.context).model == made.model
+    finally:
+        delete_ollama_model(made.model, host=host)
+    with pytest.raises(NotFound, match="no longer in Ollama"):
+        activate(ActivateRequest(model=made.model), house.context)
+
+
+@needs_switches
+@pytest.mark.parametrize("trouble", ["refuse_create", "error_in_answer"])
+def test_a_deployment_that_fails_leaves_nothing_in_ollama(
+    ollama: ConformanceOllama, tmp_path: Path, trouble: str
+) -> None:
+    house = house_with(ollama.host, tmp_path)
+    setattr(ollama.faults, trouble, "model runner has unexpectedly stopped")
+    try:
+        with pytest.raises(ForgeError, match="unexpectedly stopped"):
+            deploy(DeployRequest(run_or_export=house.run.id, target="ollama"), house.context)
+    finally:
+        setattr(ollama.faults, trouble, "")
+    assert ollama.models == {}
+    assert registry.standing(house.workspace, "demo").active is None
+
+
+@needs_switches
+@pytest.mark.parametrize("short", [True, False])
+def test_a_training_makes_room_where_memory_is_short(
+    ollama: ConformanceOllama,
+    name: str,
+    nano: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    short: bool,
+) -> None:
+    create_ollama_model(name, nano, "", PARAMETERS, host=ollama.host)
+    ask(ollama.host, name, QUESTION)
+    base = resolve_base("forge-nano")
+    how = load_settings().training
+    free = base.training_bytes(how) - 1 if short else base.training_bytes(how)
+    monkeypatch.setattr("forge_mcp.machine.available_bytes", lambda: free)
+    said: list[str] = []
+    context = SkillContext(
+        workspace=Workspace(tmp_path),
+        settings=load_settings(call={"serving": {"ollama_host": ollama.host}}),
+        project="sample",
+        sink=lambda event: said.append(event.payload["message"]),
+    )
+    make_room(base, how, context)
+    assert loaded_ollama_models(ollama.host) == ([] if short else [with_tag(name)])
+    assert len(said) == short and all(name in text for text in said)

@@ -161,6 +161,12 @@ def test_over_a_base_of_the_same_format_the_adapter_is_exact(tmp_path: Path) -> 
     assert "The base that the run was trained on is itself quantised" in card
 
 
+def named(name: str, folder: Path, quantised: bool = False) -> Any:
+    """What a card asks of a run about its base."""
+    base = SimpleNamespace(name=name)
+    return SimpleNamespace(base=base, base_path=folder, base_is_quantised=quantised)
+
+
 @pytest.mark.parametrize(
     ("name", "original", "license"),
     [
@@ -174,7 +180,7 @@ def test_over_a_base_of_the_same_format_the_adapter_is_exact(tmp_path: Path) -> 
 def test_the_base_is_called_as_the_hub_calls_it(
     tmp_path: Path, name: str, original: str | None, license: str | None
 ) -> None:
-    run: Any = SimpleNamespace(base=SimpleNamespace(name=name), base_path=tmp_path)
+    run = named(name, tmp_path)
     assert base_names(run) == (name, original, license)
 
 
@@ -182,6 +188,8 @@ def test_the_base_is_called_as_the_hub_calls_it(
     ("text", "license"),
     [
         ("---\ntags: [a]\nlicense: 'cc-by-4.0'\n---\nlicense: no", "cc-by-4.0"),
+        ("---\nlicense:\n- mit\n- other\n---\n", "mit"),
+        ("---\nlicense:\ntags: [a]\n---\n", None),
         ("---\ntags: [a]\n---\nlicense: mit\n", None),
         ("# Model\nlicense: mit\n", None),
         ("---\nlicense: mit\n", None),
@@ -191,8 +199,18 @@ def test_a_license_is_read_from_the_front_matter_only(
     tmp_path: Path, text: str, license: str | None
 ) -> None:
     (tmp_path / "README.md").write_text(text)
-    run: Any = SimpleNamespace(base=SimpleNamespace(name="base"), base_path=tmp_path)
-    assert base_names(run).license == license
+    assert base_names(named("base", tmp_path)).license == license
+
+
+def test_a_quantised_base_says_itself_what_it_was_made_of(tmp_path: Path) -> None:
+    card = "---\nbase_model: someone/float\n---\n"
+    (tmp_path / "README.md").write_text(card)
+    assert base_names(named("other/tiny", tmp_path)).original == "other/tiny"
+    assert base_names(named("other/tiny", tmp_path, True)).original == "someone/float"
+    (tmp_path / "README.md").write_text(card.replace(" someone", "\n  - someone"))
+    assert base_names(named("base", tmp_path, True)).original == "someone/float"
+    (tmp_path / "README.md").write_text("")
+    assert base_names(named("other/tiny", tmp_path, True)).original == "other/tiny"
 
 
 def test_a_known_base_is_named_in_card_and_configuration(

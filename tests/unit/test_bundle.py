@@ -42,7 +42,15 @@ from forge_mcp.pipeline.bundle import (
 )
 from forge_mcp.pipeline.deploy import DeployRequest, deploy
 from forge_mcp.pipeline.export import ExportRequest, export
-from forge_mcp.pipeline.models import ActivateRequest, ModelsRequest, activate, models
+from forge_mcp.pipeline.gc import GcRequest, gc
+from forge_mcp.pipeline.models import (
+    ActivateRequest,
+    ModelsRequest,
+    RollbackRequest,
+    activate,
+    models,
+    rollback,
+)
 from forge_mcp.pipeline.query import QueryRequest, query
 from forge_mcp.pipeline.skill import SkillContext
 from forge_mcp.serving import bundle as engine
@@ -178,6 +186,9 @@ def test_a_model_goes_to_another_machine(
     assert (answer.answer, answer.sources[0].name) == ("`rows`", "zip_all")
     assert answer.citations
 
+    assert rollback(RollbackRequest(), elsewhere).active is None, "there was none before"
+    assert activate(ActivateRequest(model=model.model), elsewhere).active == model.model
+
     again = unpack(packed, elsewhere)
     assert (again.deployment_id, again.activated) == (result.deployment_id, True)
     assert len(models(ModelsRequest(), elsewhere).models) == 1
@@ -282,6 +293,15 @@ def test_on_the_machine_it_was_made_nothing_changes(origin: House, packed: Path)
     result = unpack(packed, origin.context)
     assert result.imported == "made here" and result.activated
     assert models(ModelsRequest(), origin.context) == before
+
+
+def test_gc_keeps_what_an_imported_model_needs(packed: Path, elsewhere: SkillContext) -> None:
+    unpack(packed, elsewhere, activate=True)
+    before = kept(elsewhere)
+    everything = replace(elsewhere, project="")
+    gc(GcRequest(apply=True, keep_newest=0, older_than_days=0), everything)
+    assert [name for name in kept(elsewhere) if not name.startswith("gc-")] == before
+    assert query(QUESTION, elsewhere).citations
 
 
 def test_it_runs_where_this_machine_wants_it(
@@ -456,7 +476,7 @@ def test_where_it_cannot_be_written(
         def full(descriptor: int) -> None:
             raise OSError(28, "No space left on device")
 
-        patched.setattr(engine.os, "fsync", full)
+        patched.setattr("forge_mcp.serving.bundle.os.fsync", full)
         with pytest.raises(OutOfSpace, match=r"out\.tar"):
             bundle(BundleRequest(out=str(out)), origin.context)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken.tar"]
@@ -742,6 +762,15 @@ def test_a_manifest_that_says_nothing_valid_is_refused(
     with pytest.raises(CorruptArtifact) as error:
         read_bytes(with_head(manifest, *WHOLE))
     assert re.search(cause, error.value.cause), error.value.cause
+
+
+def test_a_disk_that_cannot_be_read_is_said(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(engine, "_read_manifest", broken)
+    with pytest.raises(ForgeError, match="read the bundle"):
+        read_bytes(tiny.read_bytes())
 
 
 def test_a_newer_version_is_said(tiny: Path) -> None:

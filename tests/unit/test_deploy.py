@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from serving_house import ANSWER, House, make_house, scripted_model
+from serving_house import ANSWER, House, keep, make_house, scripted_model
 
 from forge_mcp import workspace as workspace_module
 from forge_mcp.errors import (
@@ -27,6 +28,7 @@ from forge_mcp.errors import (
     OutOfSpace,
     Unavailable,
 )
+from forge_mcp.interfaces.summaries import summary
 from forge_mcp.locks import FileLock
 from forge_mcp.pipeline import tryout
 from forge_mcp.pipeline.deploy import DeployRequest, DeployResult, deploy, model_of
@@ -42,12 +44,13 @@ from forge_mcp.pipeline.models import (
     rollback,
 )
 from forge_mcp.pipeline.query import QueryRequest, query
-from forge_mcp.pipeline.skill import SkillContext
+from forge_mcp.pipeline.skill import SkillContext, skills
 from forge_mcp.schemas.events import Event
 from forge_mcp.schemas.raft_examples import Message
 from forge_mcp.serving import registry
 from forge_mcp.serving.chat import Reply, Sampling, unload
 from forge_mcp.serving.llamacpp import LlamaCppChat
+from forge_mcp.serving.registry import Origin
 from forge_mcp.settings import load_settings
 from forge_mcp.workspace import Artifact, Workspace, hash_file
 
@@ -141,9 +144,10 @@ def test_only_a_run_that_passed_its_comparison_is_deployed(house: House) -> None
     assert listed(house).models == []
 
 
-def register_other(house: House) -> None:
+def register_other(house: House, origin: Origin | None = None) -> None:
     registry.register(
         house.workspace,
+        origin=origin,
         id="deploy-demo-other",
         project="demo",
         model="demo-other",
@@ -159,8 +163,25 @@ def test_a_model_that_was_not_compared_with_the_deployed_one_is_refused(house: H
     with pytest.raises(GateRefused, match="against run-demo-other, which is deployed"):
         deployed(house)
     assert listed(house).active == "demo-other"
+    keep(house.workspace, "report", 7, {}, "run-demo-third")  # of another run
     house.report(True, 2, against="run-demo-other")
     assert deployed(house).previous == "demo-other"
+
+
+def test_nothing_can_be_compared_with_an_imported_model(house: House) -> None:
+    house.report(True, 1)
+    register_other(house, Origin(imported="studio at noon"))
+    with pytest.raises(GateRefused, match="forge-mcp rollback"):
+        deployed(house)
+    assert rollback(RollbackRequest(), house.context).active is None
+    assert deployed(house).previous is None
+
+
+def test_a_dataset_that_was_written_by_hand_has_no_corpus(house: House) -> None:
+    house.report(True, 1)
+    shutil.rmtree(house.workspace.folder("corpus"))
+    deployed(house)
+    assert listed(house).models[0].corpus is None
 
 
 def test_a_file_that_was_never_checked_against_its_run_is_refused(house: House) -> None:
@@ -301,6 +322,19 @@ def test_deploy_query_and_roll_back(house: House) -> None:
     assert [one.reason for one in forward.history][1:] == ["worse", *[f"{report} passed"] * 2]
     again_back = rollback(RollbackRequest(model=second.model), house.context)
     assert again_back.active == first.model
+
+
+def test_a_person_sees_tables(house: House) -> None:
+    none = summary(skills()["models"], listed(house))
+    assert none.split() == ["active", "none", "previous", "none"]
+    house.report(True, 1)
+    first, second = deployed(house), deployed(house, "q8_0")
+    rollback(RollbackRequest(reason="invents functions"), house.context)
+    text = summary(skills()["models"], listed(house))
+    assert re.search(rf"^active +{first.model}\nprevious +{second.model}$", text, re.MULTILINE)
+    assert re.search(rf"^\* {first.model} +llamacpp +f16 +0\.4 MB .* passed$", text, re.MULTILINE)
+    assert re.search(rf"rollback +{second.model} +{first.model} .* invents functions$", text, re.M)
+    assert max(map(len, text.splitlines())) < 140
 
 
 def test_a_deployment_keeps_what_it_was_asked_and_answered(house: House) -> None:
@@ -548,7 +582,12 @@ def test_a_model_in_ollama_is_created_asked_and_activated(house: House, ollama: 
     assert {"temperature", "num_ctx", "stop"} <= set(made["parameters"])
     assert registry.half_made(house.workspace, "demo") == []
     assert to_ollama(house).previous is None  # again: the same, and nothing is removed
+    ollama.fail = "late"
+    with pytest.raises(ForgeError):
+        to_ollama(house)
+    ollama.fail = ""
     assert [*ollama.models] == [result.model]
+    ollama.created.pop()
 
     activate(ActivateRequest(model=result.model), house.context)
     assert len(ollama.created) == 2, "it is there already"

@@ -121,6 +121,41 @@ def test_without_llamacpp(context: SkillContext, monkeypatch: pytest.MonkeyPatch
     assert found == ("warning", "llama.cpp's library is not there.", "Use f16 or q8_0.")
 
 
+def test_without_the_embedded_runtime(
+    context: SkillContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert finding("embedded runtime", context)[0] == "ok"
+
+    def missing() -> None:
+        raise Unavailable("It cannot be used.", cause="no Server", next_step="pip install it.")
+
+    monkeypatch.setattr("forge_mcp.serving.llamacpp_runtime.runtime", missing)
+    found = finding("embedded runtime", context)
+    assert found == ("warning", "It cannot be used. no Server", "pip install it.")
+
+
+def test_model_servers_that_live_and_that_died(context: SkillContext) -> None:
+    from forge_mcp.locks import FileLock
+    from forge_mcp.pipeline.gc import GcRequest, gc
+    from forge_mcp.serving.llamacpp_server import ServerPlace, ServerRecord, ServerTask
+
+    assert finding("model servers", context) == ("ok", "running: none", "")
+    task = ServerTask(
+        model="demo-1", project="demo", gguf="/none", size=1, changed=1, num_ctx=1, threads=1,
+        unload_after=1.0,
+    )  # fmt: skip
+    place = ServerPlace(context.workspace.home, task.name)
+    place.record = ServerRecord(task=task, pid=7, started=1.0, state="ready")
+    with FileLock(place.lock) as lock:
+        assert lock.acquire()
+        assert finding("model servers", context)[:2] == ("ok", "running: demo-1 (process 7)")
+    state, detail, next_step = finding("model servers", context)
+    assert (state, detail) == ("warning", "running: none; died: demo-1")
+    assert "gc --apply" in next_step
+    gc(GcRequest(apply=True), context)
+    assert finding("model servers", context) == ("ok", "running: none", "")
+
+
 def test_ollama_counts_only_where_it_is_the_target(context: SkillContext) -> None:
     context.settings.serving.ollama_host = "http://127.0.0.1:9"  # nothing listens there
     assert finding("ollama", context)[0] == "ok"

@@ -215,7 +215,8 @@ YARN_OF = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings
         ("gemma2", {"final_logit_softcapping": 0}, "no final_logit_softcapping"),
         ("gemma2", {"layer_types": ["full_attention"] * 2}, "every other layer"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "both directions"),
-        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "caps the scores"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "it has a attn"),
+        ("gemma3_text", {"final_logit_softcapping": 30.0}, "it has a final_logit"),
         (
             "gemma3_text",
             {"layer_types": ["full_attention", "sliding_attention"] * 3 + ["full_attention"]},
@@ -226,6 +227,7 @@ YARN_OF = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings
         ("smollm3", {"no_rope_layer_interval": 3}, "every fourth"),
         ("olmo2", {"tie_word_embeddings": True}, "embedding is its head"),
         ("granite", {"logits_scaling": None}, "logits_scaling"),
+        ("granite", {"residual_multiplier": 0}, "no residual_multiplier"),
     ],
 )
 def test_what_gguf_or_llama_cpp_cannot_express_is_named(

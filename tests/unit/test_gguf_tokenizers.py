@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import random
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -192,6 +194,26 @@ def test_another_name_would_be_seen(tmp_path: Path, kind: str, other: str) -> No
     assert seen
 
 
+@pytest.mark.parametrize("kind", ["tekken", "gpt-4o", "qwen2"])
+def test_where_llama_cpp_cuts_words_otherwise_is_known(
+    pairs: Callable[[str], Pair], kind: str
+) -> None:
+    """Every word that is read otherwise is one that `comparable` leaves out."""
+    pair = pairs(kind)
+    differing = {
+        word
+        for letters in itertools.product("abZéüßÉł文\u0301", repeat=3)
+        if pair.file.tokenize(word := "".join(letters))
+        != pair.theirs.encode(word, add_special_tokens=False)
+    }
+    if kind == "qwen2":  # which normalises
+        assert {unicodedata.is_normalized("NFC", word) for word in differing} == {False}
+        return
+    assert all(pair.vocabulary.comparable(word) is None for word in differing)
+    assert any("\u0301" in word for word in differing)
+    assert any("\u0301" not in word for word in differing)
+
+
 def test_the_expressions_are_those_that_transformers_knows() -> None:
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
@@ -241,6 +263,16 @@ def test_what_transformers_makes_of_a_gemma_tokenizer(tmp_path: Path) -> None:
     GemmaTokenizer.from_pretrained(str(folder)).save_pretrained(str(tmp_path / "b"))
     pair = Pair(tmp_path / "b")
     for text in (*TEXTS, " " * 40 + "x"):
+        pair.check(text)
+    pair.file.close()
+
+
+@pytest.mark.parametrize("dropped", ["\t", "<0x09>"])
+def test_a_tab_with_one_of_its_two_names(tmp_path: Path, dropped: str) -> None:
+    folder = write_tokenizer(tmp_path / "gemma", "gemma")
+    edit(folder / "tokenizer.json", lambda made: made["model"]["vocab"].pop(dropped))
+    pair = Pair(folder)
+    for text in ("\t", "a\tb\t\t c", *TEXTS):
         pair.check(text)
     pair.file.close()
 

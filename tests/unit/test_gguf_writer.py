@@ -88,7 +88,6 @@ def test_keys_and_tensors_are_those_of_llama_cpps_converter(
     path = convert_to_gguf(folder, tmp_path / "m.gguf", quantization, threads=2)
     metadata, found = read(path)
     expected = CONVERTED[kind][quantization]
-    del expected["metadata"]["general.name"]
     assert metadata == expected["metadata"]
     assert found == expected["tensors"]
 
@@ -342,6 +341,14 @@ def test_bfloat16_rounds_as_ggml_does(values: list[float]) -> None:
     assert np.isfinite(widened(found.tobytes(), "BF16")).all()
 
 
+def test_every_float16_is_widened_exactly() -> None:
+    every = np.arange(2**16, dtype=np.uint16)
+    for part in (every, every[np.isfinite(every.view(np.float16))]):
+        expected = part.view(np.float16).astype(np.float32)
+        found = widened(part.astype("<u2").tobytes(), "F16")
+        np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
+
+
 def test_other_types_are_named_when_they_are_wanted(tmp_path: Path) -> None:
     header = {"ids": {"dtype": "I64", "shape": [2], "data_offsets": [0, 16]}}
     text = json.dumps(header).encode()
@@ -426,6 +433,38 @@ def test_any_header_gives_tensors_or_an_error_in_words(
         assert error.message and error.cause
 
 
+def test_files_that_cannot_be_read_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(ForgeError, match=r"read model\.safetensors"):
+        SafetensorsFolder(tmp_path)
+    (tmp_path / "model.safetensors").rmdir()
+    write_tensors(tmp_path, as_written(some_tensors(), "F32"))
+    source = SafetensorsFolder(tmp_path)
+
+    def broken(file: int, length: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(tensors.os, "pread", broken)
+    with pytest.raises(ForgeError, match=r"read model\.safetensors"):
+        source.rows("a", 0, 1)
+
+
+def test_reading_goes_on_where_the_system_gives_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does for more than 2 GiB at a time."""
+    values = some_tensors()
+    write_tensors(tmp_path, as_written(values, "F32"))
+    whole = os.pread
+    monkeypatch.setattr(
+        tensors.os, "pread", lambda file, length, offset: whole(file, min(length, 10), offset)
+    )
+    found = SafetensorsFolder(tmp_path).rows("a", 1, 6)
+    np.testing.assert_array_equal(found, values["a"][1:6])
+
+
 def test_a_source_that_does_not_keep_its_word_is_no_file(tmp_path: Path) -> None:
     short = TensorToWrite("a", (4, 2), "F32", lambda: [np.zeros((3, 2), np.float32)])
     with pytest.raises(AssertionError, match="a: its chunks"):
@@ -445,10 +484,14 @@ def test_a_full_disk_is_told_for_safetensors_too(
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(tensors, "fsync_path", full)
-    with pytest.raises(OutOfSpace, match=r"model\.safetensors"):
-        write_tensors(tmp_path, written)
+    with monkeypatch.context() as patch:
+        patch.setattr(tensors, "fsync_path", full)
+        with pytest.raises(OutOfSpace, match=r"model\.safetensors"):
+            write_tensors(tmp_path, written)
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(Path, "write_text", lambda path, *others, **named: full(path))
+    with pytest.raises(OutOfSpace, match=r"index\.json"):
+        write_tensors(tmp_path, written, shard_bytes=40)
 
 
 def test_the_tiny_models_are_the_same_everywhere() -> None:

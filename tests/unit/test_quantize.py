@@ -11,6 +11,7 @@ import hashlib
 import json
 import platform
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,15 @@ def test_scales_that_do_not_fit_are_named(
         monkeypatch.setattr(quantize, "_has_library", lambda: False)
         with pytest.raises(UnsupportedModel, match="w cannot be written as Q8_0"):
             quantize.encode("w", values, kind)
+
+
+def test_a_library_that_writes_less_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    functions = SimpleNamespace(
+        ggml_row_size=lambda kind, columns: 34, ggml_quantize_chunk=lambda *arguments: 33
+    )
+    monkeypatch.setattr(llamacpp, "quantizer", lambda: functions)
+    with pytest.raises(AssertionError, match="33 bytes written, 34 expected"):
+        quantize.encode("w", np.ones((1, 32), np.float32), "Q8_0")
 
 
 def test_without_the_library_k_types_are_refused_and_the_others_remain(

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def names(standing: Standing) -> tuple[str | None, str | None]:
     )
 
 
-def steps(workspace: Workspace, project: str = "p") -> list[tuple[str, str | None, str]]:
+def steps(workspace: Workspace, project: str = "p") -> list[tuple[str, str | None, str | None]]:
     """The history, oldest first."""
     rows = reversed(registry.history(workspace, project))
     return [(one.action, one.from_, one.to) for one in rows]
@@ -81,7 +82,7 @@ def assert_chain(workspace: Workspace, project: str = "p") -> None:
         assert row.from_ != row.to
         before = row.to
     standing = registry.standing(workspace, project)
-    last = (rows[-1].to, rows[-1].from_) if rows else (None, None)
+    last = (rows[-1].to, rows[-1].from_) if rows and rows[-1].to else (None, None)
     assert names(standing) == last
 
 
@@ -154,6 +155,25 @@ def test_a_deployment_that_is_only_added_is_not_active_and_not_tried(workspace: 
     assert tried is not None
     put(workspace, 1, activate=False)  # once more, as when a bundle is taken in again
     assert registry.find_deployment(workspace, "p", "p-1").tried == tried
+
+
+def test_an_imported_model_gives_way_to_none(workspace: Workspace) -> None:
+    imported = replace(ORIGIN, imported="studio at 2026-11-24T00:00:00+00:00")
+    registry.register(
+        workspace, id="deploy-p-1", project="p", model="p-1", target="llamacpp",
+        run="run-gone", export="export-p-1", origin=imported,
+    )  # fmt: skip
+    assert names(registry.rollback(workspace, "p", by=ANN)) == (None, None)
+    with pytest.raises(NotFound, match="No model"):
+        registry.get_active_model(workspace, "p")
+    with pytest.raises(NotFound, match="earlier"):
+        registry.rollback(workspace, "p")
+    assert_chain(workspace)
+    assert names(put(workspace, 2)) == ("p-2", None)
+    assert names(registry.set_active_model(workspace, "p", "p-1")) == ("p-1", "p-2")
+    assert names(registry.rollback(workspace, "p")) == ("p-2", "p-1")
+    assert steps(workspace)[1:3] == [("rollback", "p-1", None), ("deploy", None, "p-2")]
+    assert_chain(workspace)
 
 
 def test_a_change_that_fails_changes_nothing(

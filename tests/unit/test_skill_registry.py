@@ -46,6 +46,8 @@ RESULT_KEYS = {
     "models": "active previous models",
     "activate": "active previous models",
     "rollback": "active previous models",
+    "bundle": "path bytes sha256 model deployment_id contains_code files",
+    "unbundle": "deployment_id model target imported verdict activated active previous",
     "query": "answer citations model",
     "retrain": "state deployed extract synthesize validate train evaluate export deploy",
     "pull": "base repo path bytes downloaded_bytes license parameters",

@@ -256,7 +256,7 @@ def sentencepiece_model(kind: str) -> bytes:
     if kind == "unigram":
         options |= {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
     made = io.BytesIO()
-    lines = [line for text in corpus() for line in text.split("\n")]
+    lines = [line for text in corpus() for line in text.split("\n") if "\t" not in line]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=made, **options
     )
@@ -282,7 +282,7 @@ def _sentencepiece_bpe(kind: str) -> tuple[str, dict[str, Any], str]:
     vocabulary = {model.id_to_piece(index): index for index in range(count)}
     scores = {model.id_to_piece(index): model.get_score(index) for index in range(count)}
     gemma = kind == "gemma"
-    if gemma and "\t" not in vocabulary:
+    if gemma:
         vocabulary["\t"] = vocabulary["<0x09>"]
     # Gemma's were converted in the order of their ids, the others by score.
     order = {piece: -float(index) for piece, index in vocabulary.items()} if gemma else scores
@@ -334,14 +334,26 @@ def _sentencepiece_bpe(kind: str) -> tuple[str, dict[str, Any], str]:
         settings |= {"pad_token": "<pad>", "eos_token": "<end_of_turn>"}
     if kind == "phi3":
         settings |= {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-    return tokenizer.to_str(), settings, {"gemma": GEMMA, "phi3": PHI3}.get(kind, LLAMA2)
+    text: str = tokenizer.to_str()
+    if gemma:  # the library writes one of the two names of the tab, by chance
+        described = json.loads(text)
+        described["model"]["vocab"] |= dict.fromkeys(("\t", "<0x09>"), vocabulary["\t"])
+        text = json.dumps(described)
+    return text, settings, {"gemma": GEMMA, "phi3": PHI3}.get(kind, LLAMA2)
+
+
+def normalisation_table() -> bytes:
+    """SentencePiece's own table of normalisations, which unigram's model has."""
+    from sentencepiece import sentencepiece_model_pb2 as protobuf
+
+    proto = vars(protobuf)["ModelProto"].FromString(sentencepiece_model("unigram"))
+    table: bytes = proto.normalizer_spec.precompiled_charsmap
+    return table
 
 
 def _unigram() -> tuple[str, dict[str, Any], str]:
     """As transformers converts T5's tokenizer.model."""
-
     import sentencepiece
-    from sentencepiece import sentencepiece_model_pb2 as protobuf
     from tokenizers import (
         AddedToken,
         Regex,
@@ -353,14 +365,15 @@ def _unigram() -> tuple[str, dict[str, Any], str]:
     )
     from tokenizers.models import Unigram
 
-    parse: Any = vars(protobuf)["ModelProto"].FromString
-    proto = parse(sentencepiece_model("unigram"))
     model = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model("unigram"))
-    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    pieces = [
+        (model.id_to_piece(index), model.get_score(index))
+        for index in range(model.get_piece_size())
+    ]
     tokenizer = Tokenizer(Unigram(pieces, unk_id=model.unk_id()))
     tokenizer.normalizer = normalizers.Sequence(
         [
-            normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap),
+            normalizers.Precompiled(normalisation_table()),
             normalizers.Strip(left=False, right=True),
             normalizers.Replace(Regex(" {2,}"), "▁"),
         ]
