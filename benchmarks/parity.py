@@ -173,6 +173,7 @@ def examine(run_id: str, workspace: Workspace, positions: int) -> None:
             folder / "logits.f32",
             positions=positions,
             context=CONTEXT,
+            comparable=lambda text: None,  # only logits are looked at here
             answer=lambda places: [],
         )
         merged = open_merged(run)

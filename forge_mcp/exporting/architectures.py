@@ -354,7 +354,7 @@ def _keys(
     import gguf
 
     kind = config["model_type"]
-    context, notes = _context(config, architecture)
+    context, notes = _context(config, architecture, rope)
     keys: list[tuple[str, Any]] = [
         ("block_count", config["num_hidden_layers"]),
         ("context_length", context),
@@ -421,13 +421,22 @@ def _keys(
     return keys, notes
 
 
-def _context(config: dict[str, Any], architecture: Architecture) -> tuple[int, list[str]]:
+def _context(
+    config: dict[str, Any], architecture: Architecture, rope: dict[str, Any]
+) -> tuple[int, list[str]]:
     """context_length, and what is to be said about it."""
     longest = int(config["max_position_embeddings"])
     kind = config["model_type"]
     notes: list[str] = []
     if kind == "gemma3":
         notes.append("Only the part that reads and writes text is written; images are not seen.")
+    if kind == "phi3" and rope["rope_type"] == "longrope":
+        original = rope["original_max_position_embeddings"]
+        notes.append(
+            f"llama.cpp rotates all texts as long ones where its context is larger than {original} "
+            f"tokens, the model only those that are: serve it with num_ctx at most {original}, or "
+            "train on long rows."
+        )
     window = config.get("sliding_window")
     if architecture.windows or not window or kind == "phi3":
         return longest, notes

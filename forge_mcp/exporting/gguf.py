@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from forge_mcp.errors import NotFound, UnsupportedModel, from_os_error
+from forge_mcp.errors import NotFound, from_os_error
 from forge_mcp.exporting.architectures import ARCHITECTURES, Description, describe, refuse
 from forge_mcp.exporting.quantize import (
     FILE_TYPES,
@@ -39,7 +39,6 @@ GGUF_VERSION = 3  # of this writer: part of what an export is made from
 ALIGNMENT = 32  # bytes; of the data of every tensor
 CHUNK_VALUES = 2**19
 WAITING_BYTES = 128 * 2**20  # of slices that are read and not yet written, as float32
-EMBEDDING = "model.embed_tokens.weight"
 
 Progress = Callable[[int, int], None]
 
@@ -88,7 +87,7 @@ def convert_to_gguf(
     model = describe(_read_config(folder), folder.name)
     source = source or SafetensorsFolder(folder)
     tensors = _plan(model, source, quantization, folder.name)
-    vocabulary = read_vocabulary(folder, _embedding_rows(tensors, folder.name))
+    vocabulary = read_vocabulary(folder, _embedding_rows(tensors, model, folder.name))
     needed = sum(tensor.nbytes for tensor in tensors)
     require_space(output_path.parent, needed + 64 * 2**20, f"write {output_path.name}")
     for note in model.notes:
@@ -225,11 +224,14 @@ def paired(values: NDArray[np.float32], rows_of_head: int) -> NDArray[np.float32
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)
 
 
-def _embedding_rows(tensors: list[_Tensor], folder: str) -> int:
-    for tensor in tensors:
-        if tensor.name == "token_embd.weight":
-            return tensor.shape[0]
-    raise refuse(folder, "it has no embedding", "Get its files again.")
+def _embedding_rows(tensors: list[_Tensor], model: Description, folder: str) -> int:
+    rows = next((row.shape[0] for row in tensors if row.name == "token_embd.weight"), None)
+    if rows is None:
+        raise refuse(folder, "it has no embedding", "Get its files again.")
+    said = model.config.get("vocab_size", rows)
+    if said != rows:
+        raise refuse(folder, f"its embedding has {rows} rows, its config.json says {said}")
+    return rows
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -243,7 +245,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             "*.safetensors.",
         ) from error
     if not isinstance(config, dict):
-        raise UnsupportedModel(f"{folder / 'config.json'} holds no object.")
+        raise refuse(folder.name, "its config.json holds no object", "Get its files again.")
     return config
 
 

@@ -6,11 +6,10 @@ is compared with it, and so that several files of one run are held against the s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,6 @@ from forge_mcp.machine import mlx
 from forge_mcp.schemas.raft_examples import Message
 from forge_mcp.workspace import require_space
 
-NormalForm = Literal["NFC", "NFD", "NFKC", "NFKD"]
 # Of each row only the last positions are compared: they hold the answer, and one row must not
 # stand for all.
 POSITIONS_PER_ROW = 128
@@ -93,17 +91,16 @@ class StoredLogits:
 class Reference:
     """A run, measured.
 
-    `places` are the rows of `held_out.chats` that fit the context; `normal_form` is what
-    the tokenizer makes of text first, and llama.cpp does not; `prompts` are their chats as text, up
-    to the assistant's turn; `ends` the tokens that end a turn; `rows` what is compared,
-    and `logits` their logits one after another, (positions, vocabulary), read from the disk when
-    they are asked for; `answers` what the run itself answers to the first of the places.
+    `places` are the rows of `held_out.chats` that fit the context; `left_out` counts the texts
+    whose tokens cannot be compared; `prompts` are the chats as text, up to the assistant's turn;
+    `ends` the tokens that end a turn; `rows` what is compared, and `logits` what the run computes
+    for them; `answers` what the run itself answers to the first of the places.
     """
 
     held_out: HeldOut
     places: list[int]
     texts: list[Tokenised]
-    normal_form: NormalForm | None
+    left_out: int
     prompts: list[str]
     ends: dict[int, str]
     rows: list[Row]
@@ -119,6 +116,7 @@ def measure_run(
     *,
     positions: int,
     context: int,
+    comparable: Callable[[str], str | None],
     answer: Callable[[Sequence[int]], Sequence[Scored]],
     progress: Callable[[str], None] = lambda message: None,
 ) -> Reference:
@@ -131,6 +129,8 @@ def measure_run(
         path: of the file that holds the logits, as raw float32.
         positions: tokens to compare at most.
         context: tokens of a row at most.
+        comparable: the form of a text in which llama.cpp must give the same tokens; None where it
+            is known not to (`exporting.tokenizer.Vocabulary.comparable`).
         answer: has the run answer rows (places among `held_out.chats`), and judges the answers.
         progress: told in a few words what is being done.
 
@@ -157,14 +157,15 @@ def measure_run(
     progress("letting the run answer")
     name = tokenizer.convert_ids_to_tokens
     texts = [*(rendered[place] for place in places), *TEXTS]
+    comparisons = [text for text in map(comparable, texts) if text is not None]
     return Reference(
         held_out=held_out,
         places=places,
         texts=[
             Tokenised(one, tokenizer.encode(one, add_special_tokens=False), tokenizer.encode(one))
-            for one in texts
+            for one in comparisons
         ],
-        normal_form=_normal_form(tokenizer),
+        left_out=len(texts) - len(comparisons),
         prompts=[_render(tokenizer, held_out.chats[at][:-1], prompt=True) for at in places],
         ends={token: str(name(token)) for token in sorted(tokenizer.eos_token_ids)},
         rows=rows,
@@ -200,16 +201,6 @@ def _write_logits(model: Any, rows: Sequence[Row], path: Path) -> StoredLogits:
                 require_space(path.parent, total * vocabulary * 4, "compare the export")
             file.write(found.tobytes())
     return StoredLogits(path, vocabulary)
-
-
-def _normal_form(tokenizer: Any) -> NormalForm | None:
-    """The Unicode normal form that a tokenizer gives text first, from its normalisers."""
-    steps = json.loads(tokenizer.backend_tokenizer.to_str()).get("normalizer") or {}
-    for step in steps.get("normalizers", [steps]):
-        for form in get_args(NormalForm):
-            if step.get("type") == form:
-                return cast("NormalForm", form)
-    return None
 
 
 def _render(tokenizer: Any, chat: Sequence[Message], *, prompt: bool) -> str:

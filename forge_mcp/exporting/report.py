@@ -71,8 +71,8 @@ def export_report(
         f"{parity.tokens_compared} | {parity.min_argmax_agreement:.0%} |",
         f"| mean KL divergence, nats | {parity.mean_kl:.3g} | at most {parity.max_mean_kl:g} |",
         f"| largest difference of a logit | {parity.max_difference:.3g} | |",
-        f"| texts tokenised alike | {parity.texts_tokenized_equal} of {parity.texts_tokenized} "
-        "| all |",
+        f"| texts tokenised alike | {parity.texts_tokenized_equal} of {parity.texts_tokenized}"
+        f"{_left_out(parity)} | all |",
         f"| chats rendered alike | {parity.chats_rendered_equal} of {parity.chats_rendered} "
         "| all |",
         f"| answers that end | {parity.answers_stopped} of {parity.answers_asked} "
@@ -85,6 +85,12 @@ def export_report(
         ordered = sorted([file, *others], key=lambda one: -one.bytes)
         lines += ["## Size and quality", "", quality_table(ordered, parity.quantization)]
     return "\n".join(lines)
+
+
+def _left_out(parity: Parity) -> str:
+    """What llama.cpp is known to read otherwise is not compared, and that is said."""
+    count = parity.texts_left_out
+    return f" ({count} left out, which llama.cpp reads otherwise)" if count else ""
 
 
 def size(count: float) -> str:

@@ -256,8 +256,8 @@ def _require_passing_report(workspace: Workspace, run: Artifact, now: Standing) 
         cause=f"no report holds it against {beside}, which is deployed"
         if beside
         else "no report names it",
-        next_step="A model that was imported cannot be compared with: 'forge-mcp rollback' takes it "
-        "back first."
+        next_step="Nothing can be compared with an imported model: take it back first with "
+        "'forge-mcp rollback'."
         if active is not None and active.origin.imported
         else f"Run 'forge-mcp evaluate {run.id}' first.",
     )

@@ -263,16 +263,18 @@ def check_servers(context: SkillContext) -> Finding:
 
 
 def check_ollama(context: SkillContext) -> Finding:
-    """Ollama answers. Only a deployment to it needs that."""
-    from forge_mcp.serving.ollama import check_ollama_status
+    """Ollama answers and is new enough. Only a deployment to it needs that."""
+    from forge_mcp.serving.ollama import ollama_version, require_ollama
 
     serving = context.settings.serving
-    if check_ollama_status(serving.ollama_host):
-        return Finding("ok", f"answers at {serving.ollama_host}")
-    detail = f"nothing answers at {serving.ollama_host}; only a deployment to Ollama needs it"
-    if serving.target != "ollama":
-        return Finding("ok", detail)
-    return Finding("warning", detail, "Start Ollama, or set serving.target to llamacpp.")
+    try:
+        require_ollama(serving.ollama_host)
+    except ForgeError as error:
+        if serving.target == "ollama":
+            return Finding("warning", f"{error.message} {error.cause}", error.next_step)
+        return Finding("ok", f"{error.message} Only a deployment to Ollama needs it.")
+    version = ollama_version(serving.ollama_host)
+    return Finding("ok", f"{version} answers at {serving.ollama_host}")
 
 
 CHECKS: dict[str, Callable[[SkillContext], Finding]] = {

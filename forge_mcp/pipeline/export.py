@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from forge_mcp.errors import BadInput, GateRefused, UnsupportedModel
+from forge_mcp.errors import BadInput, GateRefused
 from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, skill
 from forge_mcp.schemas.base import Schema
 from forge_mcp.settings import ExportingSettings
@@ -84,11 +84,14 @@ class ParitySummary(Schema):
     )
 
 
-class QuantizationRow(ParitySummary):
-    """One quantisation of the run, measured."""
+class QuantizationRow(Schema):
+    """One quantisation of the run, measured; see ParitySummary."""
 
     quantization: str
     bytes: int
+    argmax_agreement: float
+    mean_kl: float
+    answers: float | None
     passed: bool
 
 
@@ -244,8 +247,8 @@ class _Exporter:
 
         measured = 0 if self.unchecked else len(QUANTIZATIONS) if compare else 1
         self._steps = 2 + 2 * measured + len(also - {"huggingface"})
-        reference = self._measure_run() if measured else None
         merged = open_merged(self._run)
+        reference = self._measure_run(merged) if measured else None
         fused = self._fuse(merged)
         shutil.copyfile(fused / TOKENIZER, self._folder / TOKENIZER)
         self._convert(fused, GGUF, self._quantization)
@@ -290,9 +293,10 @@ class _Exporter:
             for one in sorted([self.file, *self.others], key=lambda one: -one.bytes)
         ]
 
-    def _measure_run(self) -> Reference:
+    def _measure_run(self, merged: MergedRun) -> Reference:
         """What the run itself computes; it is unloaded again."""
         from forge_mcp.exporting.reference import measure_run
+        from forge_mcp.exporting.tokenizer import read_vocabulary
         from forge_mcp.judging.answers import MlxBackend
         from forge_mcp.machine import mlx
         from forge_mcp.training.run import load_run
@@ -308,6 +312,7 @@ class _Exporter:
             self._folder / "logits.f32",
             positions=settings.exporting.parity_tokens,
             context=settings.serving.num_ctx,
+            comparable=read_vocabulary(merged.base_path, merged.config["vocab_size"]).comparable,
             answer=partial(
                 self._answers,
                 MlxBackend(loaded.model, loaded.tokenizer, settings.serving.num_ctx),
@@ -493,29 +498,17 @@ def require_exportable(base: Base) -> None:
     """Say before the training what `export` would say after it.
 
     Raises:
-        UnsupportedModel: the GGUF writer does not know the base's architecture, or GGUF cannot
-            hold its tokenizer.
+        UnsupportedModel: GGUF or llama.cpp cannot express the base's architecture, or its
+            tokenizer.
+        NotFound, CorruptArtifact: a file of the tokenizer is missing or damaged.
     """
-    from forge_mcp.exporting.gguf import ARCHITECTURES
+    from forge_mcp.exporting.architectures import describe
     from forge_mcp.exporting.tokenizer import read_vocabulary
 
-    kind = base.config["model_type"]
-    if kind not in ARCHITECTURES:
-        raise UnsupportedModel(
-            f"The base model '{base.name}' cannot be written as GGUF.",
-            cause=f"its architecture is {kind!r}; known are {', '.join(ARCHITECTURES)}",
-            next_step="Train on another base where the model shall be exported or deployed.",
-        )
-    try:
-        read_vocabulary(base.path, base.config.get("vocab_size", 0))
-    except UnsupportedModel:
-        raise
-    except Exception as error:  # a damaged tokenizer.json can fail anywhere in it
-        raise UnsupportedModel(
-            f"The tokenizer of {base.name} cannot be read.",
-            cause=f"{type(error).__name__}: {error}",
-            next_step=f"Check the files in {base.path}, or fetch the model again.",
-        ) from error
+    # The merged model is not quantised as the base is.
+    plain = {key: value for key, value in base.config.items() if not key.startswith("quantization")}
+    described = describe(plain, base.name)
+    read_vocabulary(base.path, described.config["vocab_size"])
 
 
 def load_export(workspace: Workspace, export_id: str) -> Artifact:

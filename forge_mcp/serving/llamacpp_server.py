@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -79,7 +80,7 @@ class ServerTask(Schema):
             "gguf": self.gguf,
             "num_ctx": self.num_ctx,
             "threads": self.threads,
-            "runtime": package_versions().get("xllamacpp"),
+            "runtime": _runtime_version(),
         }
         return f"{slug(self.model)}-{hash_inputs(made_of)[:8]}"
 
@@ -335,6 +336,12 @@ def dead_servers(workspace: Workspace) -> list[str]:
     """Models whose servers have died and left their records; `sweep_servers` removes them."""
     places = [place for place in _places(workspace.home) if not place.alive]
     return [record.task.model for place in places if (record := place.record) is not None]
+
+
+@cache
+def _runtime_version() -> str:
+    """Of xllamacpp: what another one has loaded is not used after an upgrade."""
+    return package_versions().get("xllamacpp", "")
 
 
 def _places(home: Path) -> list[ServerPlace]:

@@ -161,7 +161,7 @@ def test_ollama_counts_only_where_it_is_the_target(context: SkillContext) -> Non
     assert finding("ollama", context)[0] == "ok"
     context.settings.serving.target = "ollama"
     state, _, next_step = finding("ollama", context)
-    assert state == "warning" and "Start Ollama" in next_step
+    assert state == "warning" and "--target llamacpp" in next_step
 
 
 def test_a_missing_package_is_told(context: SkillContext) -> None:

@@ -189,6 +189,14 @@ def test_a_lost_layer_is_named(tmp_path: Path) -> None:
         convert_to_gguf(folder, tmp_path / "m.gguf")
 
 
+def test_another_size_of_the_vocabulary_is_named(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 300}))
+    with pytest.raises(UnsupportedModel, match="has 264 rows"):
+        convert_to_gguf(folder, tmp_path / "m.gguf")
+
+
 def test_a_wrong_quantisation_or_folder_is_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "m")
     with pytest.raises(BadInput, match="q3_k"):
@@ -196,7 +204,7 @@ def test_a_wrong_quantisation_or_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no model folder"):
         convert_to_gguf(tmp_path, tmp_path / "m.gguf")
     (folder / "config.json").write_text("[]")
-    with pytest.raises(UnsupportedModel, match="no object"):
+    with pytest.raises(UnsupportedModel, match="holds no object"):
         convert_to_gguf(folder, tmp_path / "m.gguf")
 
 
@@ -253,13 +261,11 @@ def some_tensors(dtype: str = "F32") -> dict[str, np.ndarray]:
 
 def as_written(values: dict[str, np.ndarray], dtype: str) -> list[TensorToWrite]:
     def chunks(array: np.ndarray) -> Any:
-        return lambda: [array[start : start + 2] for start in range(0, len(array), 2)]
+        starts = range(0, len(array), 2) if array.ndim else ()
+        return lambda: [array[start : start + 2] for start in starts] if array.ndim else [array]
 
     return [
-        TensorToWrite(
-            name, array.shape, dtype, chunks(array) if array.ndim else lambda a=array: [a]
-        )
-        for name, array in values.items()
+        TensorToWrite(name, array.shape, dtype, chunks(array)) for name, array in values.items()
     ]
 
 
@@ -324,11 +330,18 @@ def test_slices_cover_all_rows_once(shape: tuple[int, ...], multiple: int, value
     assert all((stop - start) * width <= max(values, multiple * width) for start, stop in slices)
 
 
-@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
-def test_bfloat16_rounds_as_ggml_does(values: list[float]) -> None:
+# Halves of a float32: any upper one, and lower ones at and beside the middle.
+HALVES = st.tuples(
+    st.integers(0, 0xFFFF), st.sampled_from([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
+).filter(lambda halves: halves[0] & 0x7F80 != 0x7F80)
+
+
+@given(st.lists(HALVES, min_size=1))
+def test_bfloat16_rounds_as_ggml_does(halves: list[tuple[int, int]]) -> None:
     import gguf
 
-    array = np.array(values, np.float32)
+    bits = np.array([upper << 16 | lower for upper, lower in halves], np.uint32)
+    array = bits.view(np.float32)
     expected = gguf.quants.quantize(array, gguf.GGMLQuantizationType.BF16).view(np.uint16)
     try:
         found = narrowed("w", array, "BF16")
@@ -446,7 +459,7 @@ def test_files_that_cannot_be_read_are_named(
     def broken(file: int, length: int, offset: int) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(tensors.os, "pread", broken)
+    monkeypatch.setattr(os, "pread", broken)
     with pytest.raises(ForgeError, match=r"read model\.safetensors"):
         source.rows("a", 0, 1)
 
@@ -459,7 +472,7 @@ def test_reading_goes_on_where_the_system_gives_less(
     write_tensors(tmp_path, as_written(values, "F32"))
     whole = os.pread
     monkeypatch.setattr(
-        tensors.os, "pread", lambda file, length, offset: whole(file, min(length, 10), offset)
+        os, "pread", lambda file, length, offset: whole(file, min(length, 10), offset)
     )
     found = SafetensorsFolder(tmp_path).rows("a", 1, 6)
     np.testing.assert_array_equal(found, values["a"][1:6])

@@ -253,7 +253,7 @@ def test_adapters_that_do_not_fit_are_named(
             with pytest.raises(UnsupportedModel, match=f"cannot load the adapter {name}") as caught:
                 file.with_adapter(tmp_path / name)
             assert caught.value.cause
-        missing = {"llama_no_such_function": (ctypes.c_int32, [])}
+        missing: llamacpp.Signatures = {"llama_no_such_function": (ctypes.c_int32, [])}
         monkeypatch.setattr(llamacpp, "ADAPTERS", missing)
         with pytest.raises(Unavailable, match="llama_no_such_function"):
             file.with_adapter(tmp_path / "other.gguf")

@@ -24,6 +24,7 @@ from forge_mcp.exporting.reference import (
     tail_logits,
 )
 from forge_mcp.exporting.report import Compared, export_report, quality_table, size
+from forge_mcp.exporting.tokenizer import read_vocabulary
 from forge_mcp.machine import mlx
 from forge_mcp.schemas.raft_examples import Message
 from forge_mcp.serving.llamacpp import LlamaCppChat
@@ -54,9 +55,17 @@ def says(right: int, stopped: int, of: int = 4) -> Callable[[Sequence[int]], lis
 
 
 def measured(
-    folder: Path, *, context: int = 512, positions: int = 1024, answer: Any = None
+    folder: Path,
+    *,
+    context: int = 512,
+    positions: int = 1024,
+    comparable: Any = None,
+    answer: Any = None,
 ) -> Reference:
     model, tokenizer = load(folder)
+    vocabulary = read_vocabulary(
+        folder, json.loads((folder / "config.json").read_text())["vocab_size"]
+    )
     return measure_run(
         model,
         tokenizer,
@@ -64,6 +73,7 @@ def measured(
         folder / f"{len(list(folder.iterdir()))}.f32",
         positions=positions,
         context=context,
+        comparable=comparable or vocabulary.comparable,
         answer=answer or says(2, 4),
     )
 
@@ -126,7 +136,7 @@ def test_the_reference_is_what_the_model_computes(reference: Reference, folder: 
         [m.model_dump() for m in chats()[0][:-1]], tokenize=False, add_generation_prompt=True
     )
     assert reference.ends == {tokenizer.eos_token_id: END}
-    assert reference.normal_form is None
+    assert reference.left_out == 0
     # A long head goes through the cache in parts.
     long = (first.ids * 3)[:300]
     whole = np.array(model(mx.array([long]))[0].astype(mx.float32))
@@ -200,16 +210,23 @@ def test_other_tokens_are_refused(reference: Reference, folder: Path) -> None:
     assert parity.reasons == [f"llama.cpp tokenises 1 texts otherwise: {texts[4].text[:60]!r}"]
 
 
-def test_text_is_compared_in_the_tokenizers_own_form(folder: Path, tmp_path: Path) -> None:
+def test_text_is_compared_in_the_form_that_both_read_alike(folder: Path, tmp_path: Path) -> None:
     other = retold(folder, tmp_path / "o", lambda config: None)
     tokenizer = json.loads((other / "tokenizer.json").read_text())
     (other / "tokenizer.json").write_text(json.dumps(tokenizer | {"normalizer": {"type": "NFC"}}))
-    composed = measured(other)
-    assert composed.normal_form == "NFC"
     gguf = convert_to_gguf(other, tmp_path / "o.gguf", "f16")
-    assert gate(composed, gguf).texts_tokenized_equal == 3 + len(TEXTS)
-    plain = Reference(**vars(composed) | {"normal_form": None})
-    assert gate(plain, gguf).texts_tokenized_equal < 3 + len(TEXTS)
+    parity = gate(measured(other), gguf)  # what is read from the folder knows the form
+    assert parity.texts_tokenized_equal == parity.texts_tokenized == 3 + len(TEXTS)
+    unaware = gate(measured(other, comparable=lambda text: text), gguf)
+    assert unaware.texts_tokenized_equal < 3 + len(TEXTS)
+
+
+def test_texts_that_cannot_be_compared_are_counted(folder: Path) -> None:
+    partly = measured(folder, comparable=lambda text: None if "emoji" in text else text)
+    parity = gate(partly, convert_to_gguf(folder, folder / "p.gguf", "f16"))
+    assert (parity.texts_tokenized, parity.texts_left_out) == (2 + len(TEXTS), 1)
+    report = export_report("x", Compared(parity, 1000, 1000), [], None)
+    assert "10 of 10 (1 left out, which llama.cpp reads otherwise) | all |" in report
 
 
 def test_rows_that_do_not_fit_are_no_comparison(folder: Path) -> None:

@@ -58,7 +58,7 @@ def test_tensors_are_those_of_llama_cpps_quantiser(tmp_path: Path, kind: str, si
 def test_types_in_deep_models_are_llama_cpps(kind: str) -> None:
     """Of 80 layers, so that the outer eighths count and some are taken for 70B models."""
     config = models.make_config(kind, **models.DEEP[kind])
-    shapes = models.tensor_shapes(config)
+    shapes: dict[str, tuple[int, ...]] = models.tensor_shapes(config)
 
     class Shapes:
         def names(self) -> list[str]:
@@ -129,8 +129,8 @@ def test_blocks_hold_the_values(kind: str) -> None:
 def test_q8_0_without_the_library_is_the_same(
     rows: int, blocks: int, scale: float, seed: int
 ) -> None:
-    values = np.random.default_rng(seed).normal(size=(rows, 32 * blocks)) * scale
-    values = values.astype(np.float32)
+    drawn = np.random.default_rng(seed).normal(size=(rows, 32 * blocks)) * scale
+    values = drawn.astype(np.float32)
     np.testing.assert_array_equal(
         quantize._encode_q8_0(values), quantize._encode_blocks("w", values, "Q8_0")
     )
