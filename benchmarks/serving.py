@@ -12,7 +12,7 @@ default); the prompt is read anew each time.
 
 Seconds are CPU seconds of the process that computes, which other work on the machine disturbs
 little, and the best of the turns counts, which it disturbs least; wall-clock figures stand beside
-them. What is generated is the difference of an answer of one token and of a long one.
+them. The prompt's end with the first token or text, those of what is generated begin there.
 
 **Retrieval** over 10,000 blocks (this package's own, repeated under other names): what `query` does
 before it asks the model, cold (the corpus is read and indexed) and warm.
@@ -51,7 +51,7 @@ from forge_mcp.workspace import Workspace, write_jsonl
 
 NANO = Path(str(files("forge_mcp").joinpath("assets/forge-nano")))
 SOURCES = Path(__file__).parents[1] / "forge_mcp"
-CONTEXT, PROMPT_WORDS, NEW_TOKENS = 1024, 120, 96
+CONTEXT, PROMPT_WORDS, NEW_TOKENS = 1024, 120, 160
 BLOCKS, QUESTIONS = 10_000, 200
 
 
@@ -66,7 +66,7 @@ class Speed:
     generated_wall: float
 
 
-Run = Callable[[int], int]  # so many new tokens → the tokens of the prompt
+Run = Callable[[Callable[[], None]], int]  # calls it at the first text; the prompt's tokens
 
 
 def main() -> int:
@@ -143,9 +143,9 @@ def serving_speeds(gguf: Path, home: Path, turns: int, threads: int) -> list[Spe
     own = psutil.Process()
     ways: dict[str, tuple[Run, psutil.Process]] = {
         "bare llama.cpp": (bare.run, own),
-        "LlamaCppChat": (lambda count: ask(here, messages, count), own),
+        "LlamaCppChat": (lambda first: ask(here, messages, first), own),
         "ServerChat": (
-            lambda count: ask(there, messages, count),
+            lambda first: ask(there, messages, first),
             psutil.Process(running_servers(workspace)[0].pid),
         ),
     }
@@ -170,30 +170,31 @@ def serving_speeds(gguf: Path, home: Path, turns: int, threads: int) -> list[Spe
 
 
 def one_turn(way: str, run: Run, process: Any) -> Speed:
-    """An answer of one token and a long one."""
+    """One answer; what comes before its first text is the prompt's."""
+    marks: list[tuple[float, float]] = []
 
-    def spent(count: int) -> tuple[int, float, float]:
-        cpu, wall = sum(process.cpu_times()[:2]), time.perf_counter()
-        tokens = run(count)
-        return tokens, sum(process.cpu_times()[:2]) - cpu, time.perf_counter() - wall
+    def mark() -> None:
+        marks.append((sum(process.cpu_times()[:2]), time.perf_counter()))
 
-    tokens, short, short_wall = spent(1)
-    _, long, long_wall = spent(NEW_TOKENS)
+    mark()
+    tokens = run(lambda: mark() if len(marks) == 1 else None)
+    mark()
+    (cpu, wall), (cpu_first, wall_first), (cpu_end, wall_end) = marks
     more = NEW_TOKENS - 1
     return Speed(
         way,
-        tokens / short,
-        more / max(long - short, 1e-3),
-        tokens / short_wall,
-        more / max(long_wall - short_wall, 1e-3),
+        tokens / (cpu_first - cpu),
+        more / (cpu_end - cpu_first),
+        tokens / (wall_first - wall),
+        more / (wall_end - wall_first),
     )
 
 
-def ask(chat: Any, messages: Sequence[Message], count: int) -> int:
-    """Stream an answer of so many tokens; returns the tokens of the prompt."""
-    pieces: list[str] = []
-    reply = chat.chat(messages, Sampling(0.0, 1, 1.0, count, exact=True), on_text=pieces.append)
-    if reply.completion_tokens != count:
+def ask(chat: Any, messages: Sequence[Message], first: Callable[[], None]) -> int:
+    """Stream an answer; `first` is called with each text. Returns the tokens of the prompt."""
+    sampling = Sampling(0.0, 1, 1.0, NEW_TOKENS, exact=True)
+    reply = chat.chat(messages, sampling, on_text=lambda text: first())
+    if reply.completion_tokens != NEW_TOKENS:
         raise SystemExit(f"the model ended after {reply.completion_tokens} tokens: no measure")
     return int(reply.prompt_tokens)
 
@@ -207,13 +208,14 @@ class Bare:
         self._c = self._model._c
         self._batch = self._c.llama_batch_init(512, 0, 1)
 
-    def run(self, count: int) -> int:
-        """Generate so many tokens; returns those of the prompt."""
+    def run(self, first: Callable[[], None]) -> int:
+        """Generate; `first` is called with the first token. Returns the tokens of the prompt."""
         c, ids = self._c, self._ids
         c.llama_memory_clear(c.llama_get_memory(self._model._context), True)
         for start in range(0, len(ids), 512):
             token = self._decode(ids[start : start + 512], start)
-        for place in range(len(ids), len(ids) + count - 1):
+        first()
+        for place in range(len(ids), len(ids) + NEW_TOKENS - 1):
             token = self._decode([token], place)
         return len(ids)
 

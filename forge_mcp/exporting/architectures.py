@@ -95,6 +95,7 @@ _GEMMA3 = Architecture(
         "rope_theta": 1_000_000.0,
         "query_pre_attn_scalar": 256,
         "sliding_window": 4096,
+        "vocab_size": 262208,
     },
 )
 
@@ -147,6 +148,7 @@ WANTED = (
     "num_attention_heads",
     "rms_norm_eps",
     "max_position_embeddings",
+    "vocab_size",
 )
 
 
@@ -156,7 +158,8 @@ class Description:
 
     Attributes:
         architecture: see there.
-        config: that of the part that reads and writes text, with defaults filled in.
+        config: that of the part that reads and writes text, with defaults filled in; `WANTED` is
+            always there.
         keys: names of gguf.GGUFWriter's methods without "add_", and what they are given.
         rope_tensors: factors of the rotary embedding, by their name in the file.
         notes: what a user should know, in sentences.
@@ -369,8 +372,10 @@ def _keys(
     ):
         keys += [("key_length", head_size(config)), ("value_length", head_size(config))]
     if architecture.llama_keys:
-        keys += [("vocab_size", config["vocab_size"])] if config.get("vocab_size") else []
-        keys += [("rope_dimension_count", head_size(config))]
+        keys += [
+            ("vocab_size", config["vocab_size"]),
+            ("rope_dimension_count", head_size(config)),
+        ]
     # llama.cpp takes 10000 where nothing is said, and its converter says nothing for these two.
     if kind not in ("gemma", "gemma2") or rope["rope_theta"] != 10000.0:
         keys.append(("rope_freq_base", rope["rope_theta"]))

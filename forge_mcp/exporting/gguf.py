@@ -228,7 +228,7 @@ def _embedding_rows(tensors: list[_Tensor], model: Description, folder: str) -> 
     rows = next((row.shape[0] for row in tensors if row.name == "token_embd.weight"), None)
     if rows is None:
         raise refuse(folder, "it has no embedding", "Get its files again.")
-    said = model.config.get("vocab_size", rows)
+    said = model.config["vocab_size"]
     if said != rows:
         raise refuse(folder, f"its embedding has {rows} rows, its config.json says {said}")
     return rows

@@ -225,9 +225,10 @@ def check_project_base(context: SkillContext) -> Finding:
 
 def check_llamacpp(context: SkillContext) -> Finding:
     """The functions of llama.cpp that check and quantise an export."""
-    from forge_mcp.exporting.llamacpp import library
+    from forge_mcp.exporting.llamacpp import library, quantizer
 
     try:
+        quantizer()
         library()
     except ForgeError as error:
         return Finding("warning", _told(error), error.next_step)

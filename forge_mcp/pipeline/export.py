@@ -345,6 +345,7 @@ class _Exporter:
             name=self._context.project,
             threads=self._context.settings.serving.threads,
             progress=self._tick,
+            log=self._context.log if name == GGUF else lambda note: None,
         )
 
     def _check(self, reference: Reference, name: str, quantization: str) -> Compared:

@@ -212,7 +212,7 @@ def answer_chat(
         candidates, relevant = found.blocks, found.relevant
         if found.unknown_names:
             names = ", ".join(f"`{name}`" for name in found.unknown_names)
-            notes.append(f"No definition in this repository is called {names}.")
+            notes.append(f"Nothing that was found in this repository is called {names}.")
     elif wanted:
         notes.append(
             "The model was asked without documents: its code is not on this machine. Run "

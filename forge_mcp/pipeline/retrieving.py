@@ -34,7 +34,11 @@ _indexing = threading.Lock()
 
 @dataclass(frozen=True)
 class Retrieved:
-    """What was found for a question. `relevant`: whether any of it has to do with the question."""
+    """What was found for a question.
+
+    `relevant`: whether any of it has to do with the question. `unknown_names`: names in the
+    question that no definition has, and that do not occur in what was found.
+    """
 
     blocks: list[CodeBlock]
     relevant: bool
@@ -60,17 +64,22 @@ def retrieve(question: str, count: int, corpus: Artifact, context: SkillContext)
     hits = [block for block, _ in ranking.search(question, count)]
     rank = {block.id: place for place, block in enumerate(hits)}
     named: list[CodeBlock] = []
-    unknown = []
+    undefined = []
     for name in names_in(question):
         meant = definitions.of(name)
         # Of several definitions those that fit the rest of the question.
         meant = sorted(meant, key=lambda block: rank.get(block.id, len(rank)))[:NAMED]
         named += meant
         if not meant:
-            unknown.append(name)
+            undefined.append(name)
     blocks = list({block.id: block for block in [*named, *hits]}.values())[:count]
     floor = FLOORS[context.settings.retrieval.method]
     relevant = bool(named) or share_of_terms(question, blocks) > floor
+    unknown = [
+        name
+        for name in undefined
+        if not any(name.rpartition(".")[2] in block.source_code for block in blocks)
+    ]
     return Retrieved(blocks, relevant, unknown)
 
 

@@ -3,7 +3,8 @@
     .venv-converter/bin/python scripts/references/gguf_conversion.py TARGET
 
 Writes TARGET/gguf.json.gz: by kind of `gguf_models.CONFIGS` and file type, every metadata key and,
-of every tensor, its type, shape and SHA-256. The converter recognises tokenizers by a hash of the
+of every tensor, its type, shape and SHA-256, but of Llama 3's rotation factors the values, because
+powers are not rounded alike on all machines. The converter recognises tokenizers by a hash of the
 ids they give to one text and refuses unknown ones, so `set_vocab` does nothing here: tokenizers are
 compared elsewhere. Release 0.1.1 cannot import its own deepseek.py (the gguf inside it lacks a
 name), from which mistral3.py takes a class that Ministral does not need: a stand-in takes its
@@ -64,7 +65,9 @@ def convert(folder: Path, kind: str, file_type: str) -> dict[str, Any]:
         tensor.name: [
             tensor.tensor_type.name,
             [int(size) for size in tensor.shape],
-            hashlib.sha256(tensor.data.tobytes()).hexdigest(),
+            tensor.data.tolist()
+            if tensor.name == "rope_freqs.weight"
+            else hashlib.sha256(tensor.data.tobytes()).hexdigest(),
         ]
         for tensor in reader.tensors
     }

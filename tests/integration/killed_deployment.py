@@ -7,7 +7,8 @@ attempt is a process of its own, forked before anything was computed.
 
 kill: COUNT attempts are killed
     - at a file-system operation in HOME (the 1st, 2nd, … file that is opened for writing, folder
-      that is made, name that is given or removed), by an audit hook,
+      that is made, name that is given or removed; every other time the one that gives an
+      artifact its name, or the next one after that), by an audit hook,
     - at a statement of the registry, by SQLite's own trace,
     - or after a time.
     Where is drawn from what an attempt that was left alone has counted before.
@@ -100,6 +101,9 @@ def main(home: Path, seed: int, mode: str, count: int) -> None:
         if not most:  # an export writes nothing into the registry
             continue
         at = dice.uniform(0, most) if moment == "time" else dice.randint(1, int(most))
+        if moment == "files" and done % 2:
+            operation = dice.choice([one for one in operations if whole[one]["names"]])
+            at = dice.choice(whole[operation]["names"]) + dice.randint(0, 1)
         found = attempt(home, operation, next(numbers), {moment: at})
         done += found is None or mode == "full"
         tell(operation=operation, moment=moment, at=at, found=found, left=look(home))
@@ -147,7 +151,7 @@ def attempt(home: Path, operation: str, number: int, moment: dict[str, Any]) -> 
 
     def work() -> dict[str, Any]:
         started = time.perf_counter()
-        counted = {"files": 0, "statements": 0}
+        counted: dict[str, Any] = {"files": 0, "statements": 0, "names": []}
         context = context_of(home, number)
         hook(context.workspace, counted, moment)
         if "time" in moment:
@@ -166,7 +170,7 @@ def attempted(operation: str, context: SkillContext) -> Any:
         return in_words(fault, "it", context.workspace.home).as_dict()
 
 
-def hook(workspace: Workspace, counted: dict[str, int], moment: dict[str, Any]) -> None:
+def hook(workspace: Workspace, counted: dict[str, Any], moment: dict[str, Any]) -> None:
     """Count what changes the workspace; at the given moment die, or have no more space."""
     inside = str(workspace.home)
 
@@ -186,6 +190,8 @@ def hook(workspace: Workspace, counted: dict[str, int], moment: dict[str, Any]) 
             return
         if isinstance(path, str | Path) and str(path).startswith(inside):
             count("files")
+            if event == "os.rename" and Path(arguments[1]).parent.name in FOLDERS.values():
+                counted["names"].append(counted["files"])
             if event in GROWING and counted["files"] >= moment.get("full", NEVER):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 

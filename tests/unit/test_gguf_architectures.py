@@ -190,6 +190,7 @@ YARN_OF = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings
         ("gemma", {"hidden_activation": "relu"}, "activation is relu"),
         ("llama", {"num_local_experts": 8}, "mixture of 8 experts"),
         ("llama", {"max_position_embeddings": None}, "no max_position_embeddings"),
+        ("llama", {"vocab_size": None}, "no vocab_size"),
         ("llama", {"partial_rotary_factor": 0.5}, "part of each head"),
         ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic'"),
         ("llama", {"rope_scaling": {"type": "linear"}}, "has no factor"),
@@ -278,7 +279,9 @@ def test_gemma_3_is_read_without_what_transformers_takes_for_granted(tmp_path: P
     said = {"hidden_size": 2560, "num_hidden_layers": 34, "intermediate_size": 10240}
     text = {"model_type": "gemma3_text", "sliding_window": 1024, **said}
     text["rope_scaling"] = {"rope_type": "linear", "factor": 8.0}
-    keys = dict(describe({"model_type": "gemma3", "text_config": text}, "m").keys)
+    model = describe({"model_type": "gemma3", "text_config": text}, "m")
+    assert model.config["vocab_size"] == 262208
+    keys = dict(model.keys)
     assert keys["head_count"] == 8
     assert keys["head_count_kv"] == 4
     assert keys["key_length"] == 256

@@ -69,7 +69,9 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:
         tensor.name: [
             tensor.tensor_type.name,
             [int(size) for size in tensor.shape],
-            hashlib.sha256(tensor.data.tobytes()).hexdigest(),
+            tensor.data.tolist()
+            if tensor.name == "rope_freqs.weight"
+            else hashlib.sha256(tensor.data.tobytes()).hexdigest(),
         ]
         for tensor in reader.tensors
     }
@@ -89,6 +91,10 @@ def test_keys_and_tensors_are_those_of_llama_cpps_converter(
     metadata, found = read(path)
     expected = CONVERTED[kind][quantization]
     assert metadata == expected["metadata"]
+    if kind == "llama3":  # powers, which are not rounded alike on all machines
+        ours, theirs = (rows["rope_freqs.weight"] for rows in (found, expected["tensors"]))
+        ours[2] = pytest.approx(ours[2], rel=1e-6)
+        assert len(set(theirs[2])) > 3
     assert found == expected["tensors"]
 
 

@@ -396,8 +396,10 @@ def test_a_definition_that_is_named_comes_first(shop: Shop) -> None:
 
 def test_names_that_nothing_has_are_told(shop: Shop) -> None:
     result = shop.ask("Does `warp_drive` convert the price to a currency?", "x")
-    assert result.notes == ["No definition in this repository is called `warp_drive`."]
+    assert result.notes == ["Nothing that was found in this repository is called `warp_drive`."]
     assert result.notes[0] in [e.payload.get("message") for e in shop.events]
+    # A parameter is no definition, but it is there.
+    assert shop.ask("What is `currency` for in `price_of`?", "x").notes == []
 
 
 @pytest.mark.parametrize(
