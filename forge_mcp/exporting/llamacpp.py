@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forge_mcp.errors import BadInput, ForgeError, Unavailable, UnsupportedModel
-from forge_mcp.machine import cores
+from forge_mcp.machine import cores, requirement
 
 LOG_LEVEL_ERROR = 4
 # (n_ctx, n_batch, n_ubatch) of llama_context_default_params: the first fields of the structure.
@@ -243,9 +243,7 @@ class GgufModel:
         Unavailable: see `library`.
     """
 
-    def __init__(
-        self, path: Path, *, context: int, threads: int = 0, exact: bool = False
-    ) -> None:
+    def __init__(self, path: Path, *, context: int, threads: int = 0, exact: bool = False) -> None:
         self._c = library()
         self._model: int | None = None
         self._context: int | None = None
@@ -376,6 +374,6 @@ def _unavailable(cause: str) -> Unavailable:
     return Unavailable(
         "llama.cpp's library cannot be used.",
         cause=cause,
-        next_step="Install the version that AI Forge names (pip install 'xllamacpp>=2026.10,<2027')"
-        "; without it only f32, f16, bf16 and q8_0 can be written, and none can be checked.",
+        next_step=f"Install what AI Forge names (pip install '{requirement('xllamacpp')}'); "
+        "without it only f32, f16, bf16 and q8_0 can be written, and none can be checked.",
     )

@@ -135,7 +135,10 @@ def _answer(fields: Mapping[str, Any], streamed: str) -> str:
     # The raw text was streamed; the answer is repeated where it is only a part of that text.
     lines = [] if streamed.strip() == answer.strip() else [answer]
     for one in fields.get("citations", ()):
-        lines.append(f"  {one['path']}:{one['start_line']}-{one['end_line']}")
+        changed = "  (changed on the disk since)" if one.get("stale") else ""
+        lines.append(f"  {one['path']}:{one['start_line']}-{one['end_line']}{changed}")
+    if fields.get("grounding") == "invented":
+        lines.append("  (none of its quotes stands in the code: do not trust it)")
     if fields.get("complete") is False:
         lines.append("  (the model did not come to a final answer: these are its words so far)")
     told = [

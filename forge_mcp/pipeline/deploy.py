@@ -17,6 +17,7 @@ from forge_mcp.pipeline.tryout import (
     Target,
     Tried,
     deploying,
+    end_other_servers,
     require_sound,
     tried_out,
 )
@@ -85,6 +86,7 @@ def deploy(request: DeployRequest, context: SkillContext) -> DeployResult:
     target = request.target or context.settings.serving.target
     with deploying(context):
         standing, deployment_id = _deploy(asked, run, target, context)
+    end_other_servers(context)
     return DeployResult(
         deployment_id=deployment_id,
         model=model_of(deployment_id),

@@ -368,6 +368,11 @@ def _deployed_beside(run: Artifact, context: SkillContext) -> tuple[Artifact | N
     try:
         return context.workspace.load(active.run, "run"), ""
     except NotFound:
+        if active.origin.imported:
+            return None, (
+                f"the active model {active.model} cannot be compared: it came in a bundle, without "
+                "its run; 'forge-mcp rollback' first"
+            )
         return None, (
             f"the deployed model cannot be compared, because its run {active.run} is gone from the "
             "workspace"

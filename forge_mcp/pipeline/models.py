@@ -10,7 +10,14 @@ from forge_mcp.errors import ForgeError, NotFound
 from forge_mcp.pipeline.deploy import TRYOUT
 from forge_mcp.pipeline.export import GGUF
 from forge_mcp.pipeline.skill import SkillContext, SkillRequest, SkillResult, skill
-from forge_mcp.pipeline.tryout import Candidate, Tried, deploying, require_sound, tried_out
+from forge_mcp.pipeline.tryout import (
+    Candidate,
+    Tried,
+    deploying,
+    end_other_servers,
+    require_sound,
+    tried_out,
+)
 from forge_mcp.schemas.base import Schema
 
 if TYPE_CHECKING:
@@ -158,6 +165,7 @@ def rollback(request: RollbackRequest, context: SkillContext) -> ModelsResult:
         seen=seen,
         reason=request.reason,
     )
+    end_other_servers(context)
     return _listed(context)
 
 
@@ -197,6 +205,7 @@ def bring_up(deployment: registry.Deployment, context: SkillContext, *, reason: 
             reason=reason,
             tried=True,
         )
+    end_other_servers(context)
 
 
 def _require_usable(deployment: registry.Deployment, context: SkillContext) -> None:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from forge_mcp.serving.chat import Chat, OnText
 
 SPARE = 3  # candidates looked at for each document wanted, because long ones are left out
-LONG_LIVED = ("mcp", "rest")  # faces that share a model's server; others load it themselves
 NOTHING_MATCHES = "Nothing in this repository matches the question."
 
 
@@ -239,7 +238,7 @@ def answer_chat(
     chat = open_chat(
         deployed(deployment.model, deployment.target, export, context),
         settings.serving,
-        shared_in=workspace if context.face in LONG_LIVED else None,
+        shared_in=workspace if context.lives_long else None,
         say=context.log,
         check=context.check,
     )

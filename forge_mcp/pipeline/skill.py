@@ -80,6 +80,11 @@ class SkillContext:
     stage: str = ""
     face: Face = "python"
 
+    @property
+    def lives_long(self) -> bool:
+        """Whether the face outlives this call, and so shares a model's server with others."""
+        return self.face in ("mcp", "rest")
+
     def for_stage(self, stage: str) -> SkillContext:
         """The same context for a named part of the work."""
         return replace(self, stage=stage)

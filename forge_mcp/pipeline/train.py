@@ -186,10 +186,18 @@ def chosen_base(asked: str | None, context: SkillContext) -> Base:
 
 
 def make_room(base: Base, settings: TrainingSettings, context: SkillContext) -> None:
-    """Where memory is short, have Ollama unload its models, which it loads again when asked."""
+    """Where memory is short, end the servers of deployed models, and have Ollama unload its models.
+
+    Both are loaded again when they are asked.
+    """
     from forge_mcp import machine
+    from forge_mcp.serving.llamacpp_server import stop_servers
 
     needed = base.training_bytes(settings)
+    if machine.available_bytes() >= needed:
+        return
+    if ended := stop_servers(context.workspace):
+        context.log(f"To make room for the training, {', '.join(ended)} was unloaded.")
     if not context.settings.jobs.unload_ollama or machine.available_bytes() >= needed:
         return
     from forge_mcp.serving.ollama import check_ollama_status, unload_ollama_models

@@ -151,7 +151,7 @@ def tried_out(candidate: Candidate, context: SkillContext) -> Iterator[list[Trie
         chat = open_chat(
             deployed(candidate.model, candidate.target, candidate.export, context),
             context.settings.serving,
-            shared_in=context.workspace if context.face in ("mcp", "rest") else None,
+            shared_in=context.workspace if context.lives_long else None,
             say=context.log,
             check=context.check,
         )
@@ -160,6 +160,15 @@ def tried_out(candidate: Candidate, context: SkillContext) -> Iterator[list[Trie
         if begun is not None:
             _take_back(begun, context)
         raise
+
+
+def end_other_servers(context: SkillContext) -> None:
+    """Free the memory of the project's models that were replaced; asked again, they are loaded."""
+    from forge_mcp.serving.llamacpp_server import stop_servers
+    from forge_mcp.serving.registry import standing
+
+    active = standing(context.workspace, context.project).active
+    stop_servers(context.workspace, project=context.project, keep=active.model if active else None)
 
 
 def deployed(model: str, target: str, export: Artifact, context: SkillContext) -> Any:

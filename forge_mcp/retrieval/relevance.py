@@ -46,7 +46,8 @@ def names_in(question: str) -> list[str]:
     for ticked in _TICKED.findall(question):
         names += _DOTTED.findall(ticked.partition("(")[0])[:1]
     for word in _DOTTED.findall(_TICKED.sub(" ", question)):
-        if "." in word or "_" in word or (any(c.isupper() for c in word[1:]) and not word.isupper()):
+        camel = any(c.isupper() for c in word[1:]) and not word.isupper()
+        if camel or "." in word or "_" in word:
             names.append(word)
     return list(dict.fromkeys(names))
 

@@ -21,6 +21,8 @@ import pytest
 
 from forge_mcp.errors import BadInput, Cancelled, CorruptArtifact, ForgeError, NotFound, Unavailable
 from forge_mcp.exporting.gguf import convert_to_gguf
+from forge_mcp.pipeline.skill import SkillContext
+from forge_mcp.pipeline.train import make_room
 from forge_mcp.schemas.raft_examples import Message
 from forge_mcp.serving import llamacpp_server
 from forge_mcp.serving.chat import Deployed, Sampling, open_chat
@@ -37,6 +39,7 @@ from forge_mcp.serving.llamacpp_server import (
     sweep_servers,
 )
 from forge_mcp.settings import ServingSettings, load_settings
+from forge_mcp.training.bases import resolve_base
 from forge_mcp.workspace import Workspace
 
 NANO = Path(str(files("forge_mcp").joinpath("assets/forge-nano")))
@@ -158,6 +161,8 @@ FACE = """
 import sys
 from pathlib import Path
 from forge_mcp.serving.chat import Deployed, Sampling
+from forge_mcp.pipeline.skill import SkillContext
+from forge_mcp.pipeline.train import make_room
 from forge_mcp.schemas.raft_examples import Message
 from forge_mcp.serving.llamacpp_server import open_server
 from forge_mcp.settings import load_settings
@@ -421,6 +426,24 @@ def test_others_make_room_where_memory_is_short(
     open_server(workspace, deployed(nano, "two"), serving(), say=said.append)
     assert said == ["The server of one was ended to make room for two."]
     assert only(workspace).task.model == "two"
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_a_training_that_needs_the_memory_ends_the_servers(
+    workspace: Workspace, nano: Path, monkeypatch: pytest.MonkeyPatch, short: bool
+) -> None:
+    open_server(workspace, deployed(nano, "one"), serving())
+    base, how = resolve_base("forge-nano"), load_settings().training
+    free = base.training_bytes(how) - short
+    monkeypatch.setattr("forge_mcp.machine.available_bytes", lambda: free)
+    off = load_settings(call={"jobs": {"unload_ollama": False}})
+    said: list[str] = []
+    context = SkillContext(
+        workspace, off, "demo", sink=lambda event: said.append(event.payload["message"])
+    )
+    make_room(base, how, context)
+    assert [one.task.model for one in running_servers(workspace)] == ([] if short else ["one"])
+    assert said == ["To make room for the training, one was unloaded."] * short
 
 
 # -- starts that fail ------------------------------------------------------------------------------

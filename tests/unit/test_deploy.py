@@ -39,6 +39,7 @@ from forge_mcp.interfaces.summaries import summary
 from forge_mcp.locks import FileLock
 from forge_mcp.pipeline import tryout
 from forge_mcp.pipeline.deploy import DeployRequest, deploy, model_of
+from forge_mcp.pipeline.export import ExportRequest, export
 from forge_mcp.pipeline.models import (
     ActivateRequest,
     RollbackRequest,
@@ -50,7 +51,7 @@ from forge_mcp.pipeline.skill import skills
 from forge_mcp.serving import registry
 from forge_mcp.serving.chat import unload
 from forge_mcp.serving.registry import Origin
-from forge_mcp.workspace import Artifact, hash_file
+from forge_mcp.workspace import Artifact, Workspace, hash_file
 
 
 @pytest.fixture(scope="module")
@@ -442,3 +443,23 @@ def test_a_second_deployment_waits_and_can_be_cancelled(house: House) -> None:
             deploy(DeployRequest(run_or_export=made.export_id), context)
     assert "Another deployment is being made" in house.logs()
     assert nothing_was_deployed(house)
+
+
+def test_servers_of_models_that_were_replaced_end(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[tuple[str, str | None]] = []
+
+    def stopped(workspace: Workspace, *, project: str, keep: str | None) -> list[str]:
+        kept.append((project, keep))
+        return []
+
+    monkeypatch.setattr("forge_mcp.serving.llamacpp_server.stop_servers", stopped)
+    house.report(True, 1)
+    first = deploy(DeployRequest(run_or_export=house.run.id), house.context)
+    small = export(ExportRequest(run=house.run.id, quantization="q8_0"), house.context)
+    second = deploy(DeployRequest(run_or_export=small.export_id), house.context)
+    rollback(RollbackRequest(), house.context)
+    activate(ActivateRequest(model=second.model), house.context)
+    names = [first.model, second.model, first.model, second.model]
+    assert kept == [("demo", name) for name in names]

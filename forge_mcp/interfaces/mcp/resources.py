@@ -110,7 +110,9 @@ def run_page(artifact: Artifact) -> str:
 def models_page(workspace: Workspace) -> str:
     """The result of the skill `models` for every project that has deployed something."""
     skill = skills()["models"]
-    names = workspace.database.execute("SELECT project FROM active ORDER BY project")
+    names = workspace.database.execute(
+        "SELECT project FROM active UNION SELECT project FROM deployments ORDER BY project"
+    )
     pages = {}
     for row in names.fetchall():
         try:
