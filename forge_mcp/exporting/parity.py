@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forge_mcp.exporting.llamacpp import GgufModel
-from forge_mcp.exporting.reference import Reference, Scored, Tokenised
+from forge_mcp.exporting.reference import Prompt, Reference, Scored, Tokenised
 from forge_mcp.schemas.raft_examples import Message
 from forge_mcp.settings import ExportingSettings
 
@@ -33,6 +33,7 @@ class ChatRuntime(Protocol):
     """The exported file in the runtime that will serve it (serving.llamacpp)."""
 
     def render(self, messages: Sequence[Message]) -> str: ...  # noqa: D102
+    def tokenize(self, text: str) -> list[int]: ...  # noqa: D102
 
 
 @dataclass
@@ -125,7 +126,7 @@ def check_parity(
     progress("comparing rendered chats")
     chats = [reference.held_out.chats[place][:-1] for place in reference.places]
     equal_chats = sum(
-        runtime.render(chat) == prompt
+        _same_prompt(prompt, runtime, chat, reference.bos)
         for chat, prompt in zip(chats, reference.prompts, strict=True)
     )
     if equal_chats < len(chats):
@@ -181,6 +182,18 @@ def _compare_tokens(file: GgufModel, texts: Sequence[Tokenised]) -> tuple[int, s
         if not same and first is None:
             first = repr(one.text[:60])
     return equal, first
+
+
+def _same_prompt(prompt: Prompt, runtime: ChatRuntime, chat: Sequence[Message], bos: str) -> bool:
+    """Whether the file's own template gives the model the tokens that the run is given.
+
+    The text alone would not tell: llama.cpp takes a BOS off what a template renders where its
+    tokenizer adds one, and a file that says the wrong thing there begins with two, or with none.
+    """
+    text = runtime.render(chat)
+    if prompt.tokens is not None:
+        return runtime.tokenize(text) == prompt.tokens
+    return prompt.text in (text, bos + text)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,17 @@ class Tokenised:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """A chat up to the assistant's turn, as text and as the tokens that the model is given.
+
+    `tokens` is None where llama.cpp is known to read some of the text otherwise.
+    """
+
+    text: str
+    tokens: list[int] | None
+
+
+@dataclass(frozen=True)
 class Row:
     """Token ids of a chat, the last `last` of whose positions are compared."""
 
@@ -92,7 +103,8 @@ class Reference:
     """A run, measured.
 
     `places` are the rows of `held_out.chats` that fit the context; `left_out` counts the texts
-    whose tokens cannot be compared; `prompts` are the chats as text, up to the assistant's turn;
+    whose tokens cannot be compared; `prompts` are the chats up to the assistant's turn, `bos` what
+    the tokenizer begins a text with;
     `ends` the tokens that end a turn; `rows` what is compared, and `logits` what the run computes
     for them; `answers` what the run itself answers to the first of the places.
     """
@@ -101,7 +113,8 @@ class Reference:
     places: list[int]
     texts: list[Tokenised]
     left_out: int
-    prompts: list[str]
+    prompts: list[Prompt]
+    bos: str
     ends: dict[int, str]
     rows: list[Row]
     logits: StoredLogits
@@ -166,7 +179,8 @@ def measure_run(
             for one in comparisons
         ],
         left_out=len(texts) - len(comparisons),
-        prompts=[_render(tokenizer, held_out.chats[at][:-1], prompt=True) for at in places],
+        prompts=[_prompt(tokenizer, held_out.chats[at][:-1], comparable) for at in places],
+        bos=tokenizer.bos_token or "",
         ends={token: str(name(token)) for token in sorted(tokenizer.eos_token_ids)},
         rows=rows,
         logits=logits,
@@ -201,6 +215,14 @@ def _write_logits(model: Any, rows: Sequence[Row], path: Path) -> StoredLogits:
                 require_space(path.parent, total * vocabulary * 4, "compare the export")
             file.write(found.tobytes())
     return StoredLogits(path, vocabulary)
+
+
+def _prompt(
+    tokenizer: Any, chat: Sequence[Message], comparable: Callable[[str], str | None]
+) -> Prompt:
+    text = _render(tokenizer, chat, prompt=True)
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    return Prompt(text, None if comparable(text) is None else tokens)
 
 
 def _render(tokenizer: Any, chat: Sequence[Message], *, prompt: bool) -> str:

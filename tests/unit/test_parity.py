@@ -132,7 +132,7 @@ def test_the_reference_is_what_the_model_computes(reference: Reference, folder: 
     np.testing.assert_allclose(
         reference.logits.read(0, first.last), whole[-first.last :], atol=1e-4
     )
-    assert reference.prompts[0] == tokenizer.apply_chat_template(
+    assert reference.prompts[0].text == tokenizer.apply_chat_template(
         [m.model_dump() for m in chats()[0][:-1]], tokenize=False, add_generation_prompt=True
     )
     assert reference.ends == {tokenizer.eos_token_id: END}
