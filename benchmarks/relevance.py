@@ -6,8 +6,8 @@
 retrieved block (forge_mcp/retrieval/relevance.py; FLOORS in forge_mcp/pipeline/retrieving.py).
 Asked are three packages, fetched with pip in fixed versions: 30 questions each that a developer
 might ask about it, none of which names a definition, the questions about the other two packages,
-and 50 that no repository answers. The words that count as telling and the floor were chosen on
-httpcore and click; httpx was looked at afterwards only.
+50 that no repository answers, and four about each definition with a plain name, which is not in
+back-ticks ("Which parameters does request take?"). The floor was chosen on httpcore and click.
 
 A refused question of the package itself is a mistake, unless the package has indeed no such thing.
 Questions about other packages are hard: much of what they ask exists everywhere (files, errors,
@@ -70,6 +70,7 @@ def shares(name: str, folder: Path) -> dict[str, dict[str, float]]:
     asked = {
         "its own": OWN[name],
         "of others": [q for other, rows in OWN.items() if other != name for q in rows],
+        "by name": by_name(retriever.blocks),
         "of nobody": NOBODYS,
     }
     return {
@@ -81,6 +82,13 @@ def shares(name: str, folder: Path) -> dict[str, dict[str, float]]:
     }
 
 
+def by_name(blocks: list[CodeBlock]) -> list[str]:
+    """What is asked about functions whose names are plain words, as one would type it."""
+    names = {b.name for b in blocks if b.block_type in ("function", "method")}
+    plain = sorted(name for name in names if name.isalpha() and name.islower())
+    return [question.format(name) for name in plain for question in NAMED]
+
+
 def report(name: str, found: dict[str, dict[str, float]]) -> None:
     """A line for each kind: how many are refused at the floor, and at some others."""
     print(f"\n{name}: refused where the share is at most")
@@ -88,12 +96,18 @@ def report(name: str, found: dict[str, dict[str, float]]) -> None:
         at = {f: sum(share <= f for share in rows.values()) for f in (0.2, FLOORS["bm25"], 0.5)}
         cells = "   ".join(f"{floor}: {count:2}" for floor, count in at.items())
         print(f"  {kind:10} {cells}   of {len(rows)}")
-        if kind == "its own":
+        if kind in ("its own", "by name"):
             for question, share in rows.items():
                 if share <= FLOORS["bm25"]:
                     print(f"             refused ({share:.2f}): {question}")
 
 
+NAMED = (
+    "Which parameters does {} take?",
+    "Where is {} defined?",
+    "What does {} return?",
+    "How is {} implemented?",
+)
 # fmt: off
 OWN = {
     "httpcore": [

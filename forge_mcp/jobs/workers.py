@@ -134,7 +134,7 @@ def ensure_worker(home: Path) -> None:
             if record is not None and record.state in ("ready", "draining"):
                 return
         elif process is None:
-            process = start(home, sys.executable)
+            process = start(home, _executable(place))
         elif process.poll() is not None:
             if record is not None and record.pid == process.pid and record.error is not None:
                 raise from_dict(record.error)
@@ -143,6 +143,18 @@ def ensure_worker(home: Path) -> None:
             process = None  # another one was faster, and has ended meanwhile
         time.sleep(POLL_SECONDS)
     raise _did_not_start(home, None)
+
+
+def _executable(place: WorkerPlace) -> str:
+    """This Python, or that of a newer version that has asked to take over.
+
+    Between the end of an older worker and its successor's start, a client of the older version
+    sees no worker: one of its own version would undo the handover.
+    """
+    asked = place.handover
+    if asked is None or not newer(asked.version, forge_mcp.__version__):
+        return sys.executable
+    return asked.executable if Path(asked.executable).is_file() else sys.executable
 
 
 def start(home: Path, executable: str) -> subprocess.Popen[bytes]:

@@ -22,7 +22,7 @@ SECRET = "secret"  # noqa: S105 - the reason for which a block is never shown to
 NAMED = 4  # definitions of one name that come first; a name with more of them tells little
 # A question is put to the model only where more than this share of its telling terms stands in one
 # block. benchmarks/relevance.py: of 90 questions about three packages 2 are refused (one of them
-# asks for what the package does not have), of 150 that no repository answers 134. By
+# asks for what the package does not have), of 150 that no repository answers 135. By
 # retrieval.method: a dense encoder finds what is said in other words, and how near is near differs
 # from encoder to encoder; there the model itself must say that its documents do not tell.
 FLOORS = {"bm25": 0.35, "hybrid": 0.0, "dense": -1.0}

@@ -19,7 +19,10 @@ from forge_mcp.schemas.code_blocks import CodeBlock
 _ASKING = (
     "happen explain tell me my i you your we our us many much why would could should when which "
     "show give get got there used use using work way best any some all each this that thing called "
-    "did done mean become long far deep tall safe"
+    "did done mean become long far deep tall safe "
+    # With which one asks about any definition: they tell nothing about which.
+    "parameter argument take accept return raise function class method define implement default "
+    "value"
 )
 _TICKED = re.compile(r"`([^`\s]+)`")
 _DOTTED = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")

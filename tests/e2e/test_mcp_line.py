@@ -174,7 +174,7 @@ async def test_the_line_step_by_step_and_in_one_call(tmp_path: Path, repository:
         assert json.loads(await read(client, "forge://models"))["sample"] == models
 
         answer = await call(
-            client, "query", text="Where is the first function defined?", project="sample"
+            client, "query", text="Which parameters does discount take?", project="sample"
         )
         assert answer["model"] == deployed["model"] and answer["sources"]
         for source in answer["sources"]:

@@ -19,10 +19,11 @@ import pytest
 from jobs_line import LONG, STAGE, TRAINING, WORKER, JobLine, job_line, steps, until
 
 from forge_mcp.errors import BadInput, Busy, CorruptArtifact, ForgeError, InvalidSettings
+from forge_mcp.jobs import workers
 from forge_mcp.jobs.folder import JobFolder
 from forge_mcp.jobs.queue import Jobs
 from forge_mcp.jobs.workers import WorkerPlace
-from forge_mcp.workspace import Workspace, hash_file
+from forge_mcp.workspace import Workspace, hash_file, write_file
 
 pytestmark = pytest.mark.integration
 # Where the other processes of a test find what this one imports.
@@ -474,6 +475,32 @@ def test_an_upgrade_strands_no_job(
     assert new is not None and new.version == "9.9.9" and new.pid != old.pid, (new, old)
     # What ran when the upgrade came was not broken off.
     assert not any("Resumed after" in str(e.payload.get("message")) for e in line.events(running))
+
+
+def test_an_older_client_starts_the_successor_in_the_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own version would undo the handover; a request that leads nowhere binds nobody."""
+    started: list[str] = []
+
+    def start(home: Path, executable: str) -> None:
+        started.append(executable)
+        raise Busy("Seen.", cause="this is a test", next_step="None.")
+
+    monkeypatch.setattr(workers, "start", start)
+    place = WorkerPlace(tmp_path, "local")
+    present = tmp_path / "python"
+    present.touch()
+    for version, executable in (
+        ("9.9.9", present),
+        ("9.9.9", tmp_path / "gone"),
+        ("0.0.0", present),
+    ):
+        asked = workers.Handover(version=version, executable=str(executable))
+        write_file(place.handover_file, asked.model_dump_json())
+        with pytest.raises(Busy):
+            workers.ensure_worker(tmp_path)
+    assert started == [str(present), sys.executable, sys.executable]
 
 
 def test_what_an_older_version_queued_is_done_by_a_newer_one(

@@ -440,6 +440,8 @@ def test_the_share_of_telling_terms() -> None:
     assert share_of_terms("How would you paint the door?", blocks) == 0.5
     assert share_of_terms("red doors", blocks) == 1.0
     assert share_of_terms("what does it do?", blocks) == 1.0
+    # The words with which one asks about any definition do not count against the one named.
+    assert share_of_terms("Which parameters does paint take?", blocks) == 1.0
     assert share_of_terms("bake bread", blocks) == share_of_terms("red", []) == 0.0
 
 
