@@ -84,6 +84,17 @@ class WorkerPlace:
         write_file(self.record_file, record.model_dump_json() + "\n")
 
     @property
+    def serving(self) -> WorkerRecord | None:
+        """What the living worker said, once it is ready (or drains).
+
+        Before a new worker's first words, those of the last one still stand there.
+        """
+        record = self.record
+        if not self.alive or record is None or record.state not in ("ready", "draining"):
+            return None
+        return record if _runs(record.pid) else None
+
+    @property
     def handover(self) -> Handover | None:
         """Whom it shall hand its work to."""
         try:
@@ -121,21 +132,20 @@ def ensure_worker(home: Path) -> None:
         ForgeError: it could not start; the error says why.
     """
     place = WorkerPlace(home, worker_name())
-    record = place.record
-    if place.alive and record is not None and record.state in ("ready", "draining"):
-        if newer(forge_mcp.__version__, record.version):
+    if (serving := place.serving) is not None:
+        if newer(forge_mcp.__version__, serving.version):
             place.ask_for_handover()
         return
     deadline = time.monotonic() + START_SECONDS
     process: subprocess.Popen[bytes] | None = None
     while time.monotonic() < deadline:
-        record = place.record
         if place.alive:
-            if record is not None and record.state in ("ready", "draining"):
+            if place.serving is not None:
                 return
         elif process is None:
             process = start(home, _executable(place))
         elif process.poll() is not None:
+            record = place.record
             if record is not None and record.pid == process.pid and record.error is not None:
                 raise from_dict(record.error)
             if process.returncode != 0:
@@ -180,6 +190,16 @@ def start(home: Path, executable: str) -> subprocess.Popen[bytes]:
             )
     except OSError as error:
         raise from_os_error(error, "start the worker that runs jobs") from error
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process lives; one that ended and that its parent has not asked about does not."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def newer(one: str, other: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -12,7 +13,7 @@ import venv
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pytest
@@ -23,6 +24,7 @@ from forge_mcp.jobs import workers
 from forge_mcp.jobs.folder import JobFolder
 from forge_mcp.jobs.queue import Jobs
 from forge_mcp.jobs.workers import WorkerPlace
+from forge_mcp.locks import FileLock
 from forge_mcp.workspace import Workspace, hash_file, write_file
 
 pytestmark = pytest.mark.integration
@@ -501,6 +503,30 @@ def test_an_older_client_starts_the_successor_in_the_gap(
         with pytest.raises(Busy):
             workers.ensure_worker(tmp_path)
     assert started == [str(present), sys.executable, sys.executable]
+
+
+def test_the_words_of_a_dead_worker_are_not_its_successors(tmp_path: Path) -> None:
+    """The new one holds the lock before it has said anything, and before the database is made."""
+    place = WorkerPlace(tmp_path, "local")
+    ended = subprocess.Popen([sys.executable, "-c", ""])  # not waited for: it stays as a zombie
+    until(lambda: psutil.Process(ended.pid).status() == psutil.STATUS_ZOMBIE, "its end")
+
+    def say(pid: int, state: Literal["starting", "ready"]) -> None:
+        place.record = workers.WorkerRecord(
+            name="local", pid=pid, host="here", version="1", state=state
+        )
+
+    say(os.getpid(), "ready")
+    assert place.serving is None  # nobody holds the lock
+    with FileLock(place.lock) as lock:
+        assert lock.acquire()
+        assert place.serving is not None
+        say(os.getpid(), "starting")
+        assert place.serving is None
+        say(ended.pid, "ready")
+        assert place.serving is None
+        ended.wait()
+        assert place.serving is None
 
 
 def test_what_an_older_version_queued_is_done_by_a_newer_one(
